@@ -1,0 +1,71 @@
+"""Open up an image classifier and shake it.
+
+``import workbench as wb`` costs nothing: every public name below is imported on first use, so that a command line answers
+at once and a page paints before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import report as report
+    from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
+    from .images import ImageSet, read_images
+    from .models import Identification, Preset, VisionModel, identify, load
+    from .samples import sample_data, sample_photos
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Identification": "models",
+    "ImageError": "errors",
+    "ImageSet": "images",
+    "ModelError": "errors",
+    "OptionError": "errors",
+    "Preset": "models",
+    "RefusedFile": "errors",
+    "UnknownArchitecture": "errors",
+    "VisionModel": "models",
+    "WorkbenchError": "errors",
+    "identify": "models",
+    "load": "models",
+    "read_images": "images",
+    "sample_data": "samples",
+    "sample_photos": "samples",
+}
+_MODULES = ("report",)
+
+__all__ = [
+    "Identification",
+    "ImageError",
+    "ImageSet",
+    "ModelError",
+    "OptionError",
+    "Preset",
+    "RefusedFile",
+    "UnknownArchitecture",
+    "VisionModel",
+    "WorkbenchError",
+    "identify",
+    "load",
+    "read_images",
+    "report",
+    "sample_data",
+    "sample_photos",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, *_MODULES])
