@@ -46,7 +46,9 @@ class RefusedFile(ModelError):  # noqa: N818 - reads as what happened
 
 
 class UnknownArchitecture(ModelError):  # noqa: N818
-    """The tensors of a checkpoint fit no network that the workbench can build."""
+    """The tensors of a checkpoint fit no network that the workbench can build; ``candidates`` are the nearest."""
+
+    candidates: tuple[object, ...] = ()
 
 
 class ImageError(WorkbenchError):
