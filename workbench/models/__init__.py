@@ -13,8 +13,31 @@
 =================  ============================================================================
 """
 
-from .identify import Identification
-from .load import identify, load
-from .vision import Layer, Preset, VisionModel
+from __future__ import annotations
 
-__all__ = ["Identification", "Layer", "Preset", "VisionModel", "identify", "load"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .identification import Identification
+    from .loading import identify, load
+    from .vision import Preset, VisionModel
+
+__all__ = ["Identification", "Preset", "VisionModel", "identify", "load"]
+
+# Imported on first use: listing architectures or sniffing a file needs no torch.
+_HOME = {
+    "Identification": "identification",
+    "Preset": "vision",
+    "VisionModel": "vision",
+    "identify": "loading",
+    "load": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value

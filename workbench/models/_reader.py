@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ class Walker:
 def read(path: str) -> Any:
     """Unpickle ``path`` with the restricted unpickler and the few harmless classes that training scripts store."""
     import argparse
+
     import numpy
     import torch
 
@@ -128,8 +130,8 @@ def read(path: str) -> Any:
         with contextlib.suppress(Exception):  # names the classes without running them; legacy files cannot be listed
             known = {f"{item.__module__}.{item.__qualname__}" for item in allowed}
             unsafe = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - known)
-        if not unsafe and "Unsupported global: GLOBAL " in str(error):
-            unsafe = [str(error).split("Unsupported global: GLOBAL ")[1].split()[0]]
+        if not unsafe and (named := re.search(r"GLOBAL (\S+)", str(error))):
+            unsafe = [named[1]]
         if any(name.startswith(("torch.nn.modules.", "torchvision.models.", "torch.fx.")) for name in unsafe):
             raise Refused("module", names=unsafe) from None
         raise Refused("objects" if unsafe else "damaged", names=unsafe, error=type(error).__name__) from None

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ModelError
 from .families import FAMILIES
-from .identify import Head, Identification
+from .identification import Head, Identification
 from .meta import EmptyOnMeta, build_torchvision
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -24,7 +24,7 @@ def build(found: Identification, *, head_activation: str | None = None, transfor
     """Return the identified network in eval mode, float32, with the checkpoint's weights.
 
     Args:
-        found: see :func:`workbench.models.identify.identify_checkpoint`.
+        found: see :func:`workbench.models.identification.identify_checkpoint`.
         head_activation: what stands between the linear layers of a replaced head: ``"relu"``, ``"gelu"``, ``"tanh"`` or
             ``"none"``; needed only where the file leaves it open.
         transform_input: for googlenet and inception_v3, whether the network re-normalises its input as torchvision's own

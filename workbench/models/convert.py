@@ -126,7 +126,7 @@ def _convert(path: Path, stored: Path, timeout: float) -> None:
 
 def _run_reader(path: Path, target: Path, folder: str, timeout: float) -> dict[str, Any]:
     # -I: no PYTHON* variables, no user site, no current folder. The environment is empty: no tokens to steal.
-    reader = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-I", str(_READER), str(path), str(target)],
         cwd=folder,
         env={"HOME": folder, "OMP_NUM_THREADS": "1"},
@@ -134,17 +134,18 @@ def _run_reader(path: Path, target: Path, folder: str, timeout: float) -> dict[s
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )
-    try:
-        output, _ = reader.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise RefusedFile(
-            "Reading this checkpoint took too long", f"{path.name}: over {timeout:g} s", f"Save it anew. {SAVE_RECIPE}"
-        ) from None
-    finally:
-        if reader.poll() is None:
-            os.killpg(reader.pid, signal.SIGKILL)
-        reader.wait()
+    ) as reader:
+        try:
+            output, _ = reader.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise RefusedFile(
+                "Reading this checkpoint took too long",
+                f"{path.name}: over {timeout:g} s",
+                f"Save it anew. {SAVE_RECIPE}",
+            ) from None
+        finally:
+            if reader.poll() is None:
+                os.killpg(reader.pid, signal.SIGKILL)
     try:
         answer = json.loads(output.decode().strip().rsplit("\n", 1)[-1])
     except ValueError:

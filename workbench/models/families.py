@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UnknownArchitecture
 from .checkpoint import Checkpoint
-from .identify import Head, Identification
+from .identification import Head, Identification
 from .signatures import Shapes
 
 

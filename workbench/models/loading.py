@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import ModelError, OptionError
 from .build import build
 from .checkpoint import open_checkpoint
-from .identify import Identification, identify_checkpoint
+from .identification import Identification, identify_checkpoint
 from .presets import default_preset, preset_of, recognise, weights_enum, weights_file
 from .small import SAMPLES
 from .vision import Preset, VisionModel

@@ -6,7 +6,6 @@ eval mode, and knows its own content by a digest.
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from ..errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     from typing import Self
+
+    import explain
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,6 @@ class Preset:
         size = "×".join(map(str, self.crop))
         resized = "" if self.resize is None else f"shorter side to {self.resize} px ({self.interpolation}), "
         return f"{resized}centre crop {size}, mean {_short(self.mean)}, std {_short(self.std)}"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One module of a network.
-
-    Attributes:
-        name: dotted name inside the network.
-        kind: class name.
-        shape: output shape without the batch dimension in one forward pass; ``None`` if the module was not called or does not
-            return one tensor.
-        parameters: number of parameters of its own and its children.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...] | None
-    parameters: int
 
 
 class VisionModel(nn.Module):
@@ -161,23 +144,12 @@ class VisionModel(nn.Module):
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def layers(self) -> list[Layer]:
-        """Return all modules below the top in order, with the output shape of one forward pass."""
-        shapes: dict[str, tuple[int, ...] | None] = {}
-        view = copy.deepcopy(self.network, {id(t): t for t in (*self.network.parameters(), *self.network.buffers())})
+    def layers(self) -> list[explain.Layer]:
+        """Return all modules below the top, in the order of the network's definition, with their output shapes."""
+        import explain
 
-        def note(name: str, output: object) -> None:
-            shapes[name] = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else None
-
-        for name, module in view.named_modules():
-            module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        with torch.no_grad():
-            view((self._blank() - self.mean) / self.std)
-        return [
-            Layer(name, type(module).__name__, shapes.get(name), sum(p.numel() for p in module.parameters()))
-            for name, module in self.network.named_modules()
-            if name
-        ]
+        by_name = {layer.name: layer for layer in explain.layers(self, self._blank())}
+        return [by_name[name] for name, _ in self.network.named_modules() if name in by_name]
 
     def class_name(self, index: int) -> str:
         """Return the name of class ``index``, or ``class 7`` when the file had no names."""

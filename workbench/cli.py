@@ -1,0 +1,425 @@
+"""The command line: each command is a thin skin on a public function, and no command imports torch before it must."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import OptionError, friendly
+
+if TYPE_CHECKING:
+    from .images import ImageSet
+    from .models import VisionModel
+
+app = typer.Typer(
+    help="Why does an image classifier decide so, and how easily is it fooled?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str, typer.Argument(help="A checkpoint file, a torchvision name, sample:NAME, or timm:NAME.", metavar="MODEL")
+]
+Images = Annotated[
+    str,
+    typer.Argument(
+        help="A photo, a folder of photos, sample:shapes, sample:digits or sample:photos.", metavar="IMAGES"
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Use at most so many images.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Stem = Annotated[str | None, typer.Option(help="For a ResNet checkpoint with a 3×3 stem: cifar or imagenet.")]
+HeadActivation = Annotated[
+    str | None, typer.Option(help="What stands between the linear layers of a replaced head: relu, gelu, tanh, none.")
+]
+InputSize = Annotated[
+    str | None, typer.Option(help="Channels, height and width, as 3x64x64, if the file does not say.")
+]
+Mean = Annotated[str | None, typer.Option(help="Normalisation mean per channel, as 0.5,0.5,0.5.")]
+Std = Annotated[str | None, typer.Option(help="Normalisation standard deviation per channel.")]
+Methods = Annotated[
+    str, typer.Option(help="Comma-separated: saliency, guided_backprop, deconvnet, gradcam, gradcam++, or all.")
+]
+Target = Annotated[
+    int | None, typer.Option(help="Class index to explain; the predicted class of each image otherwise.")
+]
+Layer = Annotated[str | None, typer.Option(help="Layer for the CAM methods; the last spatial one otherwise.")]
+Norm = Annotated[str, typer.Option(help="linf or l2.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Epsilons = Annotated[str, typer.Option("--eps", help="Comma-separated budgets, such as 1/255,2/255.")]
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the architectures that checkpoints are matched against, and the samples."""
+    from .models.signatures import signatures
+
+    rows = [
+        {
+            "name": name,
+            "parameters": sum(_size(shape) for key, shape in s.tensors.items() if ".running_" not in key),
+            "head": s.head,
+        }
+        for name, s in signatures().items()
+    ]
+    if as_json:
+        _print_json({"models": rows})
+        return
+    _table(["name", "parameters", "head"], [[row["name"], f"{row['parameters']:,}", row["head"]] for row in rows])
+
+
+@app.command()
+def identify(
+    file: Annotated[Path, typer.Argument(help="A checkpoint file.")], stem: Stem = None, as_json: Json = False
+) -> None:
+    """Say which network a checkpoint belongs to."""
+    from .models import identify as identify_file
+
+    found = identify_file(file, stem=stem)
+    facts = {
+        "file": file.name,
+        "architecture": found.architecture,
+        "classes": found.num_classes,
+        "input channels": found.in_channels,
+        "tensors matched": found.matched,
+        "class names": list(found.checkpoint.classes),
+        "said in the file": dict(found.checkpoint.hints or {}),
+        "sha256": found.checkpoint.digest,
+        "notices": list(found.notices),
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    for key, value in facts.items():
+        if value not in ([], {}):
+            text = (
+                "\n".join(value)
+                if key == "notices"
+                else ", ".join(map(str, value))
+                if isinstance(value, list)
+                else value
+            )
+            typer.echo(f"{key + ':':18}{str(text).replace(chr(10), chr(10) + ' ' * 18)}")
+
+
+@app.command()
+def explain(
+    model: Model,
+    images: Images,
+    methods: Methods = "all",
+    target: Target = None,
+    layer: Layer = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the maps.")] = Path("maps"),
+    limit: Limit = None,
+    device: Device = "cpu",
+    stem: Stem = None,
+    head_activation: HeadActivation = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    as_json: Json = False,
+) -> None:
+    """Write one map per image and method: an overlay as PNG, and the numbers as NPZ."""
+    import numpy as np
+
+    import explain as engine
+
+    from .report import figures
+
+    vision = _load(model, device, stem, head_activation, input_size, mean, std)
+    photos = _read(images, vision, limit)
+    with _progress("Explaining", as_json) as progress:
+        found = engine.explain(
+            vision,
+            photos.images,
+            target,
+            _methods(methods),
+            layer,
+            ids=photos.ids,
+            skip_inapplicable=True,
+            progress=progress,
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        out / "maps.npz", ids=np.array(photos.ids), **{name: one.maps.cpu().numpy() for name, one in found.items()}
+    )
+    for name, one in found.items():
+        scale = figures.shared_scale(one.maps.cpu().numpy())
+        for index, image_id in enumerate(photos.ids):
+            overlay = figures.map_overlay(
+                photos.images[index].numpy(), one.maps[index].cpu().numpy(), scale_max=scale, signed=one.signed
+            )
+            (out / f"{_file_name(image_id)}.{name}.png").write_bytes(figures.to_png_bytes(overlay))
+    frame = found.frame()
+    if as_json:
+        _print_json({"folder": str(out), "maps": frame.to_dict("records"), "skipped": dict(found.skipped)})
+        return
+    _notices(vision, photos)
+    predictions = found.logits.softmax(dim=1).max(dim=1)
+    _table(
+        ["image", "prediction", "probability"],
+        [
+            [image_id, vision.class_name(int(index)), f"{float(p):.1%}"]
+            for image_id, index, p in zip(photos.ids, predictions.indices, predictions.values, strict=True)
+        ],
+    )
+    for name, reason in found.skipped.items():
+        typer.echo(f"{name} was left out: {reason}")
+    typer.echo(f"{len(found) * len(photos)} maps are in {out}/")
+
+
+@app.command()
+def attack(
+    model: Model,
+    images: Images,
+    name: Annotated[str, typer.Option("--attack", help="fgsm or pgd.")] = "pgd",
+    norm: Norm = "linf",
+    epsilon: Annotated[str, typer.Option("--eps", help="Budget, such as 8/255.")] = "8/255",
+    target: Annotated[int | None, typer.Option(help="Class to reach; away from the label otherwise.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adversarial images.")] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    stem: Stem = None,
+    head_activation: HeadActivation = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    as_json: Json = False,
+) -> None:
+    """Attack each image once and say which ones fooled the model."""
+    import torch
+
+    import attacks as engine
+
+    vision = _load(model, device, stem, head_activation, input_size, mean, std)
+    photos = _read(images, vision, limit)
+    labels = photos.labels
+    if labels is None:
+        with torch.no_grad():
+            labels = vision(photos.images.to(vision.device)).argmax(dim=1).cpu()
+    targets = None if target is None else torch.full_like(labels, target)
+    with _progress("Attacking", as_json) as progress:
+        found = engine.attack(
+            vision, photos.images, labels, name, norm=norm, epsilon=_number(epsilon), targets=targets, seed=seed,
+            ids=photos.ids, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        from .report import figures
+
+        out.mkdir(parents=True, exist_ok=True)
+        for index, image_id in enumerate(photos.ids):
+            picture = figures.to_rgb(found.images[index].cpu().numpy())
+            (out / f"{_file_name(image_id)}.{name}.png").write_bytes(figures.to_png_bytes(picture))
+    if as_json:
+        _print_json(
+            {"attack": name, "norm": norm, "epsilon": _number(epsilon), "images": found.frame().to_dict("records")}
+        )
+        return
+    _notices(vision, photos)
+    with torch.no_grad():
+        after = vision(found.images).argmax(dim=1).cpu()
+    truth = "label" if photos.labels is not None else "prediction"
+    _table(
+        ["image", truth, "after the attack", "fooled", f"{norm} distance"],
+        [
+            [i, vision.class_name(int(a)), vision.class_name(int(b)), "yes" if bool(s) else "no", f"{float(d):.4f}"]
+            for i, a, b, s, d in zip(photos.ids, labels, after, found.success, found.distance, strict=True)
+        ],
+    )
+    typer.echo(f"{int(found.success.sum())} of {len(photos)} images fool the model at {norm} ε = {epsilon}.")
+
+
+@app.command()
+def report(
+    model: Model,
+    images: Images,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
+    methods: Methods = "all",
+    target: Target = None,
+    layer: Layer = None,
+    norm: Norm = "linf",
+    epsilons: Epsilons = "1/255,2/255,4/255,8/255",
+    limit: Limit = None,
+    seed: Seed = 0,
+    lite: Annotated[bool, typer.Option("--lite", help="Small, without scripts.")] = False,
+    device: Device = "cpu",
+    stem: Stem = None,
+    head_activation: HeadActivation = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML file: predictions, maps, a robustness curve, and how to make it again."""
+    import workbench as wb
+
+    vision = _load(model, device, stem, head_activation, input_size, mean, std)
+    photos = _read(images, vision, limit)
+    with _progress("Working", as_json) as progress:
+        made = wb.report(
+            vision, photos, out, methods=_methods(methods), target=target, layer=layer, norm=norm,
+            epsilons=[_number(text) for text in epsilons.split(",")], seed=seed, lite=lite, progress=progress,
+        )  # fmt: skip
+    size = len(made.html.encode())
+    if as_json:
+        _print_json({"report": str(out), "bytes": size, "model": vision.digest, "images": photos.digest})
+        return
+    _notices(vision, photos)
+    typer.echo(f"The report is in {out} ({size / 1e6:.1f} MB). Open it in a browser; it needs no network.")
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; the next free one is taken when it is busy.")] = 8501,
+) -> None:
+    """Serve the app to this machine's browser."""
+    from .serve import serve as run
+
+    run(port)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: versions, devices, limits, and a two-second self-test."""
+    from .doctor import checkup
+
+    found = checkup()
+    if as_json:
+        _print_json({"checks": [vars(check) for check in found], "healthy": all(check.ok for check in found)})
+    else:
+        for check in found:
+            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name + ':':22}{check.found}")
+            if check.fix:
+                typer.echo(f"{'':28}{check.fix}")
+    if not all(check.ok for check in found):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; people see one paragraph per error, machines a JSON object."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("Cancelled.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        text = friendly(error)
+        if text is None:
+            raise
+        if "--json" in sys.argv:
+            _print_json({"error": {"what": error.what, "value": str(error.value), "fix": error.fix}})  # type: ignore[attr-defined]
+        typer.secho(text, fg=typer.colors.RED, err=True)
+        sys.exit(2)
+
+
+def _load(
+    source: str,
+    device: str,
+    stem: str | None,
+    head_activation: str | None,
+    input_size: str | None,
+    mean: str | None,
+    std: str | None,
+) -> VisionModel:
+    from .models import load
+
+    preset = {key: _numbers(text) for key, text in (("mean", mean), ("std", std)) if text is not None}
+    size = None if input_size is None else _size_of(input_size)
+    return load(
+        source, device=device, stem=stem, head_activation=head_activation, input_size=size, preset=preset or None
+    )
+
+
+def _read(source: str, model: VisionModel, limit: int | None) -> ImageSet:
+    import workbench as wb
+
+    if source == "sample:photos":
+        return wb.read_images(wb.sample_photos(), model, limit=limit)
+    if source.startswith("sample:"):
+        return wb.sample_data(source.removeprefix("sample:"), n=limit or 16)
+    return wb.read_images(source, model, limit=limit)
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    import explain as engine
+
+    return tuple(engine.METHODS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _number(text: str) -> float:
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError):
+        raise OptionError("This is not a number", text, "Write it as 0.03 or as a fraction, 8/255.") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.split(","))
+
+
+def _size_of(text: str) -> tuple[int, int, int]:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise OptionError("This is not an input size", text, "Write channels, height and width as 3x64x64.")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _file_name(image_id: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in image_id).lstrip(".") or "image"
+
+
+def _notices(model: VisionModel, images: ImageSet) -> None:
+    for notice in (*model.notices, *images.notices):
+        typer.secho(f"Note: {notice}", err=True, fg=typer.colors.YELLOW)
+    for name, reason in images.skipped:
+        typer.secho(f"Skipped {name}: {reason}", err=True, fg=typer.colors.YELLOW)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)
+
+
+@contextmanager
+def _progress(title: str, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Show a bar on the error stream; nothing for machines."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what or title)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, default=str))
