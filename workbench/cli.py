@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import OptionError, friendly
+from .console import print_json, print_notices, print_table, progress_bar, run
+from .errors import OptionError
 
 if TYPE_CHECKING:
     from .images import ImageSet
@@ -72,9 +69,9 @@ def models(as_json: Json = False) -> None:
         for name, s in signatures().items()
     ]
     if as_json:
-        _print_json({"models": rows})
+        print_json({"models": rows})
         return
-    _table(["name", "parameters", "head"], [[row["name"], f"{row['parameters']:,}", row["head"]] for row in rows])
+    print_table(["name", "parameters", "head"], [[row["name"], f"{row['parameters']:,}", row["head"]] for row in rows])
 
 
 @app.command()
@@ -97,7 +94,7 @@ def identify(
         "notices": list(found.notices),
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     for key, value in facts.items():
         if value not in ([], {}):
@@ -137,7 +134,7 @@ def explain(
 
     vision = _load(model, device, stem, head_activation, input_size, mean, std)
     photos = _read(images, vision, limit)
-    with _progress("Explaining", as_json) as progress:
+    with progress_bar("Explaining", as_json) as progress:
         found = engine.explain(
             vision,
             photos.images,
@@ -161,11 +158,11 @@ def explain(
             (out / f"{_file_name(image_id)}.{name}.png").write_bytes(figures.to_png_bytes(overlay))
     frame = found.frame()
     if as_json:
-        _print_json({"folder": str(out), "maps": frame.to_dict("records"), "skipped": dict(found.skipped)})
+        print_json({"folder": str(out), "maps": frame.to_dict("records"), "skipped": dict(found.skipped)})
         return
-    _notices(vision, photos)
+    print_notices(vision, photos)
     predictions = found.logits.softmax(dim=1).max(dim=1)
-    _table(
+    print_table(
         ["image", "prediction", "probability"],
         [
             [image_id, vision.class_name(int(index)), f"{float(p):.1%}"]
@@ -208,7 +205,7 @@ def attack(
         with torch.no_grad():
             labels = vision(photos.images.to(vision.device)).argmax(dim=1).cpu()
     targets = None if target is None else torch.full_like(labels, target)
-    with _progress("Attacking", as_json) as progress:
+    with progress_bar("Attacking", as_json) as progress:
         found = engine.attack(
             vision, photos.images, labels, name, norm=norm, epsilon=_number(epsilon), targets=targets, seed=seed,
             ids=photos.ids, progress=progress,
@@ -221,15 +218,15 @@ def attack(
             picture = figures.to_rgb(found.images[index].cpu().numpy())
             (out / f"{_file_name(image_id)}.{name}.png").write_bytes(figures.to_png_bytes(picture))
     if as_json:
-        _print_json(
+        print_json(
             {"attack": name, "norm": norm, "epsilon": _number(epsilon), "images": found.frame().to_dict("records")}
         )
         return
-    _notices(vision, photos)
+    print_notices(vision, photos)
     with torch.no_grad():
         after = vision(found.images).argmax(dim=1).cpu()
     truth = "label" if photos.labels is not None else "prediction"
-    _table(
+    print_table(
         ["image", truth, "after the attack", "fooled", f"{norm} distance"],
         [
             [i, vision.class_name(int(a)), vision.class_name(int(b)), "yes" if bool(s) else "no", f"{float(d):.4f}"]
@@ -265,16 +262,16 @@ def report(
 
     vision = _load(model, device, stem, head_activation, input_size, mean, std)
     photos = _read(images, vision, limit)
-    with _progress("Working", as_json) as progress:
+    with progress_bar("Working", as_json) as progress:
         made = wb.report(
             vision, photos, out, methods=_methods(methods), target=target, layer=layer, norm=norm,
             epsilons=[_number(text) for text in epsilons.split(",")], seed=seed, lite=lite, progress=progress,
         )  # fmt: skip
     size = len(made.html.encode())
     if as_json:
-        _print_json({"report": str(out), "bytes": size, "model": vision.digest, "images": photos.digest})
+        print_json({"report": str(out), "bytes": size, "model": vision.digest, "images": photos.digest})
         return
-    _notices(vision, photos)
+    print_notices(vision, photos)
     typer.echo(f"The report is in {out} ({size / 1e6:.1f} MB). Open it in a browser; it needs no network.")
 
 
@@ -295,7 +292,7 @@ def doctor(as_json: Json = False) -> None:
 
     found = checkup()
     if as_json:
-        _print_json({"checks": [vars(check) for check in found], "healthy": all(check.ok for check in found)})
+        print_json({"checks": [vars(check) for check in found], "healthy": all(check.ok for check in found)})
     else:
         for check in found:
             typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name + ':':22}{check.found}")
@@ -306,20 +303,8 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; people see one paragraph per error, machines a JSON object."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        typer.echo("Cancelled.", err=True)
-        sys.exit(130)
-    except Exception as error:
-        text = friendly(error)
-        if text is None:
-            raise
-        if "--json" in sys.argv:
-            _print_json({"error": {"what": error.what, "value": str(error.value), "fix": error.fix}})  # type: ignore[attr-defined]
-        typer.secho(text, fg=typer.colors.RED, err=True)
-        sys.exit(2)
+    """Run the command line."""
+    run(app)
 
 
 def _load(
@@ -383,43 +368,3 @@ def _size(shape: tuple[int, ...]) -> int:
 
 def _file_name(image_id: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in image_id).lstrip(".") or "image"
-
-
-def _notices(model: VisionModel, images: ImageSet) -> None:
-    for notice in (*model.notices, *images.notices):
-        typer.secho(f"Note: {notice}", err=True, fg=typer.colors.YELLOW)
-    for name, reason in images.skipped:
-        typer.secho(f"Skipped {name}: {reason}", err=True, fg=typer.colors.YELLOW)
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
-
-
-@contextmanager
-def _progress(title: str, quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Show a bar on the error stream; nothing for machines."""
-    if quiet:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what or title)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, default=str))

@@ -1,0 +1,153 @@
+"""The command line: thin skins, honest errors, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from workbench.cli import app
+from workbench.serve import free_port, streamlit_flags
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workbench", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+def answer(*arguments: object) -> dict:
+    done = command(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_command_has_help_and_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for one in app.registered_commands:
+        assert one.callback is not None
+        assert one.callback.__doc__
+        assert f"workbench {one.callback.__name__}" in readme
+
+
+def test_models_lists_torchvision_and_samples() -> None:
+    names = {row["name"]: row for row in answer("models")["models"]}
+    assert names["resnet18"]["parameters"] == 11_689_512
+    assert "sample:shapes-vgg" in names
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An architecture-less checkpoint as a training script leaves it."""
+    from workbench.demo import write_unknown_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "unknown.pth"
+    write_unknown_checkpoint(path)
+    return path
+
+
+def test_identify(checkpoint: Path) -> None:
+    found = answer("identify", checkpoint)
+    assert found["architecture"] == "resnet (basic, 1-1-1-1)"
+    assert found["classes"] == 10
+    assert found["said in the file"] == {"epoch": 12}
+    assert "module." in command("identify", checkpoint).stdout
+
+
+def test_explain_writes_overlays_and_numbers(checkpoint: Path, tmp_path: Path) -> None:
+    found = answer(
+        "explain", checkpoint, "sample:shapes", "--limit", 2, "--methods", "saliency,gradcam", "-o", tmp_path
+    )
+    assert {row["method"] for row in found["maps"]} == {"saliency", "gradcam"}
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    numbers = np.load(tmp_path / "maps.npz")
+    assert numbers["saliency"].shape == (2, 64, 64)
+    import explain
+
+    images = wb.sample_data("shapes", n=2)
+    expected = explain.explain(wb.load(checkpoint), images.images, methods="saliency")["saliency"].maps
+    np.testing.assert_allclose(numbers["saliency"], expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_methods_that_do_not_apply_are_said(tmp_path: Path) -> None:
+    done = command("explain", "sample:digits-mlp", "sample:digits", "--limit", 1, "-o", tmp_path)
+    assert done.returncode == 0
+    assert "gradcam was left out" in done.stdout
+
+
+def test_attack_says_who_was_fooled_and_writes_images(tmp_path: Path) -> None:
+    found = answer("attack", "sample:digits-lenet", "sample:digits", "--eps", "0.2", "--limit", 3, "-o", tmp_path)
+    assert found["epsilon"] == 0.2
+    assert len(found["images"]) == 3
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_report_writes_one_file(tmp_path: Path) -> None:
+    target = tmp_path / "r.html"
+    found = answer("report", "sample:digits-lenet", "sample:digits", "--limit", 2, "--eps", "0.05,0.1", "-o", target)
+    assert target.stat().st_size == found["bytes"] > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("identify", "nothing.pth"), "no such file"),
+        (("explain", "resnet51", "sample:shapes"), "Did you mean resnet50"),
+        (("explain", "sample:shapes-vgg", "nowhere/"), "nowhere"),
+        (("explain", "sample:shapes-vgg", "sample:shapes", "--methods", "gradcan"), "gradcam"),
+        (("attack", "sample:shapes-vgg", "sample:shapes", "--eps", "8/0"), "fraction"),
+        (("attack", "sample:shapes-vgg", "sample:shapes", "--limit", "1", "--attack", "pgdd"), "pgd"),
+        (("explain", "sample:shapes-vgg", "sample:shapes", "--input-size", "64"), "3x64x64"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_paragraph_and_status_2(arguments: tuple[str, ...], said: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_errors_for_machines_are_json() -> None:
+    done = command("identify", "nothing.pth", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["what"] == "There is no such file"
+
+
+def test_a_hostile_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> object:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"w": torch.zeros(1), "x": Payload()}, tmp_path / "m.pth")
+    done = command("explain", tmp_path / "m.pth", "sample:shapes")
+    assert done.returncode == 2
+    assert "posix.system" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_doctor_is_content_here() -> None:
+    found = answer("doctor")
+    assert found["healthy"]
+    assert {check["name"] for check in found["checks"]} >= {"torch", "device", "self-test"}
+
+
+def test_serve_keeps_our_settings_and_finds_a_free_port() -> None:
+    flags = streamlit_flags()
+    assert "--server.address=127.0.0.1" in flags
+    assert "--browser.gatherUsageStats=false" in flags
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert free_port(port) != port

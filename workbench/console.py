@@ -1,0 +1,89 @@
+"""What the command line and the demo share: one paragraph per error, a progress bar, a table, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .errors import friendly
+
+if TYPE_CHECKING:
+    from .images import ImageSet
+    from .models import VisionModel
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run ``command``; people see one paragraph per error, machines (``--json``) an object, nobody a traceback of ours.
+
+    Exit status 2 stands for an error that the paragraph explains, 130 for a cancelled run.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        typer.echo("Cancelled.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        text = friendly(error)
+        if text is None:
+            raise
+        if "--json" in sys.argv:
+            print_json({"error": {name: str(getattr(error, name)) for name in ("what", "value", "fix")}})
+        typer.secho(text, fg=typer.colors.RED, err=True)
+        sys.exit(2)
+
+
+@contextmanager
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Show a bar on the error stream and give the callback that moves it; nothing when ``quiet``, for machines."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what or title)
+
+
+def print_notices(model: VisionModel, images: ImageSet) -> None:
+    """Say on the error stream what was inferred, assumed or left out."""
+    for notice in (*model.notices, *images.notices):
+        typer.secho(f"Note: {notice}", err=True, fg=typer.colors.YELLOW)
+    for name, reason in images.skipped:
+        typer.secho(f"Skipped {name}: {reason}", err=True, fg=typer.colors.YELLOW)
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print aligned columns; cells are shown literally, whatever a file or class is called."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object; numbers that JSON does not have (infinity) become null."""
+    typer.echo(json.dumps(_finite(value), default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
