@@ -223,14 +223,12 @@ def attack(
         )
         return
     print_notices(vision, photos)
-    with torch.no_grad():
-        after = vision(found.images).argmax(dim=1).cpu()
     truth = "label" if photos.labels is not None else "prediction"
     print_table(
         ["image", truth, "after the attack", "fooled", f"{norm} distance"],
         [
             [i, vision.class_name(int(a)), vision.class_name(int(b)), "yes" if bool(s) else "no", f"{float(d):.4f}"]
-            for i, a, b, s, d in zip(photos.ids, labels, after, found.success, found.distance, strict=True)
+            for i, a, b, s, d in zip(photos.ids, labels, found.fooled_as, found.success, found.distance, strict=True)
         ],
     )
     typer.echo(f"{int(found.success.sum())} of {len(photos)} images fool the model at {norm} ε = {epsilon}.")

@@ -1,0 +1,88 @@
+"""What the documents say is run: README's Python, CONTRIBUTING's worked examples, links and pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import attacks
+import explain
+from attacks.registry import Attack
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = code_blocks("README.md")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["maps"]["gradcam++"].maps.shape == (16, 64, 64)
+    assert list(names["robust"].curve.epsilon) == [0.0, 1 / 255, 4 / 255]
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_worked_explainer_passes_its_own_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, test, *_ = code_blocks("CONTRIBUTING.md")
+    names: dict[str, Any] = {}
+    exec(method, names)
+    monkeypatch.setitem(explain.METHODS, "input_x_gradient", names["METHOD"])
+    scope = {"torch": torch, "nn": nn, "explain": explain}
+    exec(test, scope)
+    scope["test_values_and_bias_add_up_to_the_score_of_a_linear_network"]()  # type: ignore[operator]
+
+
+def test_the_worked_attack_passes_its_own_test_and_fits_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, attack, test = code_blocks("CONTRIBUTING.md")
+    names: dict[str, Any] = {}
+    exec(attack, names)
+    scope = {"torch": torch, "nn": nn, "attacks": attacks, "rfgsm": names["rfgsm"]}
+    exec(test, scope)
+    scope["test_without_a_random_step_it_is_fgsm_and_it_never_beats_the_optimum"]()  # type: ignore[operator]
+    entry = Attack(
+        "rfgsm",
+        "R+FGSM",
+        ("linf", "l2"),
+        "arXiv:1705.07204",
+        names["rfgsm"],
+        targeted=True,
+        description="",
+        passes=lambda _: 1,
+    )
+    monkeypatch.setitem(attacks.ATTACKS, "rfgsm", entry)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    x = torch.rand(4, 3, 2, 2)
+    found = attacks.attack(model, x, model(x).argmax(1), "rfgsm", epsilon=0.1, alpha=0.25)
+    assert (found.distance <= 0.1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_and_pictures_exist(document: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
+    assert named >= {"demo", "test", "app", "check"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_sample_cards_and_weights_belong_together() -> None:
+    folder = ROOT / "sample_models"
+    weights, cards = {p.stem for p in folder.glob("*.safetensors")}, {p.stem for p in folder.glob("*.md")}
+    assert weights == cards
+    assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 20e6
