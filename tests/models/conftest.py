@@ -46,7 +46,7 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
     """Fill a network built on the meta device with weights that make every layer matter."""
     generator = torch.Generator().manual_seed(seed)
     network = network.to_empty(device="cpu")
-    fresh = {}
+    fresh = network.state_dict()  # with the versions that some modules insist on
     for key, tensor in network.state_dict().items():
         if not tensor.is_floating_point():
             fresh[key] = torch.zeros_like(tensor) if tensor.ndim == 0 else tensor
@@ -70,7 +70,9 @@ def random_network() -> Callable[..., nn.Module]:
             if not tensor.is_floating_point() and tensor.device.type == "cpu"
         }
         network = randomise(build_torchvision(name, **options))
-        network.load_state_dict(integers, strict=False)
+        state = network.state_dict()
+        state.update(integers)
+        network.load_state_dict(state)
         return network
 
     return make

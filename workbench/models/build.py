@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -98,7 +99,9 @@ def _replace_head(network: nn.Module, head: Head, activation: type[nn.Module]) -
 def _load(network: nn.Module, found: Identification) -> None:
     wanted = network.state_dict()
     source, path = found.head.source, found.head.path
-    state: dict[str, torch.Tensor] = {}
+    state: OrderedDict[str, torch.Tensor] = OrderedDict()
+    # Versions of the modules' own formats: the shapes fit today's, and MNASNet refuses a state dict without one.
+    state._metadata = wanted._metadata  # type: ignore[attr-defined]
     for key, tensor in found.checkpoint.tensors.items():
         if source != path and f".{key}".startswith(f".{source}.".replace("..", ".")):
             key = f"{path}.{key.removeprefix(f'{source}.')}"
