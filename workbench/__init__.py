@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import report as report
     from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
     from .images import ImageSet, read_images
     from .models import Identification, Preset, VisionModel, identify, load
+    from .report import report as report
     from .samples import sample_data, sample_photos
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,7 +60,7 @@ def models(as_json: Json = False) -> None:
     """List the architectures that checkpoints are matched against, and the samples."""
     from .models.signatures import signatures
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "parameters": sum(_size(shape) for key, shape in s.tensors.items() if ".running_" not in key),
@@ -82,7 +82,7 @@ def identify(
     from .models import identify as identify_file
 
     found = identify_file(file, stem=stem)
-    facts = {
+    facts: dict[str, Any] = {
         "file": file.name,
         "architecture": found.architecture,
         "classes": found.num_classes,
@@ -97,15 +97,13 @@ def identify(
         print_json(facts)
         return
     for key, value in facts.items():
-        if value not in ([], {}):
-            text = (
-                "\n".join(value)
-                if key == "notices"
-                else ", ".join(map(str, value))
-                if isinstance(value, list)
-                else value
-            )
-            typer.echo(f"{key + ':':18}{str(text).replace(chr(10), chr(10) + ' ' * 18)}")
+        if not value:
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {said}" for name, said in value.items())
+        lines = value if key == "notices" else [", ".join(value) if isinstance(value, list) else str(value)]
+        for number, line in enumerate(lines):
+            typer.echo(f"{'' if number else key + ':':18}{line}")
 
 
 @app.command()
@@ -146,9 +144,8 @@ def explain(
             progress=progress,
         )
     out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        out / "maps.npz", ids=np.array(photos.ids), **{name: one.maps.cpu().numpy() for name, one in found.items()}
-    )
+    numbers: dict[str, Any] = {name: one.maps.cpu().numpy() for name, one in found.items()}
+    np.savez_compressed(out / "maps.npz", ids=np.array(photos.ids), **numbers)
     for name, one in found.items():
         scale = figures.shared_scale(one.maps.cpu().numpy())
         for index, image_id in enumerate(photos.ids):
@@ -256,14 +253,15 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML file: predictions, maps, a robustness curve, and how to make it again."""
-    import workbench as wb
+    from .report import report as make_report
 
     vision = _load(model, device, stem, head_activation, input_size, mean, std)
     photos = _read(images, vision, limit)
     with progress_bar("Working", as_json) as progress:
-        made = wb.report(
+        made = make_report(
             vision, photos, out, methods=_methods(methods), target=target, layer=layer, norm=norm,
-            epsilons=[_number(text) for text in epsilons.split(",")], seed=seed, lite=lite, progress=progress,
+            epsilons=[_number(text) for text in epsilons.split(",")], seed=seed, lite=lite, sources=(model, images),
+            progress=progress,
         )  # fmt: skip
     size = len(made.html.encode())
     if as_json:
