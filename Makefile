@@ -5,26 +5,30 @@ BIN := $(VENV)/bin
 # For people with an index of their own for torch (CPU-only builds, say): make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
 PIP_FLAGS := --disable-pip-version-check --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# One process per core, each with one thread (tests/conftest.py); a file stays in one process.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 CHROMIUM_PACKAGES := chromium fonts-dejavu-core
 
-.PHONY: demo test fast slow check app install chromium clean
+.PHONY: demo test fast slow lint check app chromium clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.stamp-app  ## Explain an unknown checkpoint on real photographs and write one HTML report.
 	@$(BIN)/python -m workbench.demo demo
 
-test: fast slow  ## Everything CI runs.
+test: fast slow  ## All tests.
 
 fast: $(VENV)/.stamp-test chromium  ## Fast suite, under five minutes on two cores.
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(VENV)/.stamp-test chromium  ## Science tests and the sweep over all torchvision classifiers.
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
-check: $(VENV)/.stamp-test  ## Lint, types, fast tests.
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+
+check: lint fast  ## Lint, types, fast tests.
 
 app: $(VENV)/.stamp-app  ## Serve the app on 127.0.0.1 and print the URL.
 	@$(BIN)/workbench serve

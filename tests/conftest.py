@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the suite runs one process per core
 
 
 @pytest.fixture(autouse=True, scope="session")
