@@ -1,0 +1,35 @@
+"""Why does an image classifier decide so: maps of the evidence, by methods that keep their papers' definitions.
+
+    maps = explain.explain(model, images, methods=("saliency", "gradcam++"))
+    maps["gradcam++"].maps          # (N, H, W)
+
+``model`` is any ``torch.nn.Module`` that maps images in [0, 1] to logits. This folder stands alone: it needs torch, and
+pandas only for ``.frame()``. Start reading at ``engine``; a method's formula is in ``methods``, what it is computed
+from in ``passes``, the backward rules of ReLU in ``operators``, and why the model stays untouched in ``view``.
+"""
+
+from __future__ import annotations
+
+from explain.anatomy import Layer, default_layer, layers
+from explain.engine import explain
+from explain.errors import ExplainError, InputError, LayerError, ModelError, NotApplicable
+from explain.method import Method
+from explain.methods import METHODS
+from explain.results import Explanation, Explanations, normalise
+
+__all__ = [
+    "METHODS",
+    "ExplainError",
+    "Explanation",
+    "Explanations",
+    "InputError",
+    "Layer",
+    "LayerError",
+    "Method",
+    "ModelError",
+    "NotApplicable",
+    "default_layer",
+    "explain",
+    "layers",
+    "normalise",
+]
