@@ -108,7 +108,7 @@ class _Options:
     ) -> VisionModel:
         """Return the finished model, the caller's options applied over what was inferred."""
         if self.input_size is not None and self.input_size[1:] != preset.crop:
-            preset = dataclasses.replace(preset, crop=self.input_size[1:], resize=None)
+            preset = Preset.plain(self.input_size[1:], preset.mean, preset.std, preset.source)
         if isinstance(self.preset, Preset):
             preset = self.preset
         elif self.preset is not None:
@@ -168,7 +168,7 @@ def _preset_of_checkpoint(found: Identification) -> Preset:
     checkpoint = found.checkpoint
     if found.architecture.startswith("sample:"):
         sample = SAMPLES[found.architecture.removeprefix("sample:")]
-        return Preset(None, sample.input_size[1:], sample.mean, sample.std, source=f"that of {found.architecture}")
+        return Preset.plain(sample.input_size[1:], sample.mean, sample.std, f"that of {found.architecture}")
     size = checkpoint.input_size
     if size is None:
         side = found.options.get("image_size") or (32 if found.options.get("stem") == "cifar" else None)
@@ -244,7 +244,7 @@ def _from_sample(source: str, options: _Options) -> VisionModel:
     checkpoint = open_checkpoint(path)
     network = sample.build()
     network.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in checkpoint.tensors.items()})
-    preset = Preset(None, sample.input_size[1:], sample.mean, sample.std, source=f"that of {source}")
+    preset = Preset.plain(sample.input_size[1:], sample.mean, sample.std, f"that of {source}")
     return options.wrap(network, name=source, architecture=source, preset=preset, classes=checkpoint.classes)
 
 

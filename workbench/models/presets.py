@@ -81,9 +81,9 @@ def default_preset(architecture: str, input_size: tuple[int, int, int]) -> Prese
             assumed = Preset(256, (224, 224), IMAGENET_MEAN, IMAGENET_STD, source="ImageNet's, assumed")
         if assumed.crop == input_size[1:]:
             return assumed
-        return Preset(None, input_size[1:], assumed.mean, assumed.std, assumed.interpolation, assumed.source)
+        return Preset.plain(input_size[1:], assumed.mean, assumed.std, assumed.source)
     channels = input_size[0]
-    return Preset(None, input_size[1:], (0.0,) * channels, (1.0,) * channels, source="none: pixels in [0, 1], assumed")
+    return Preset.plain(input_size[1:], (0.0,) * channels, (1.0,) * channels, "none: pixels in [0, 1], assumed")
 
 
 def weights_file(architecture: str, weights: Any) -> Path:

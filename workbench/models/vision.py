@@ -41,6 +41,11 @@ class Preset:
     interpolation: str = "bilinear"
     source: str = "chosen by the user"
 
+    @classmethod
+    def plain(cls, crop: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], source: str) -> Preset:
+        """Return the least that makes any photo fit: scaled to a square input without distortion, then cropped."""
+        return cls(crop[0] if crop[0] == crop[1] else None, crop, mean, std, source=source)
+
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise OptionError(
