@@ -242,6 +242,12 @@ def test_something_else_resembles_nothing() -> None:
         identify_checkpoint(Checkpoint(state))
 
 
+def test_timms_transformers_are_recognised_by_their_names() -> None:
+    state = {f"blocks.{i}.attn.qkv.weight": torch.zeros(6, 2) for i in range(12)}
+    with pytest.raises(UnknownArchitecture, match=r"timm\.create_model"):
+        identify_checkpoint(Checkpoint(state))
+
+
 @pytest.mark.parametrize("key", ["layer1.999999999.conv1.weight", "features.999999999.weight", "fc.999999999.weight"])
 def test_absurd_numbering_does_not_exhaust_memory(key: str) -> None:
     state = {**build_torchvision("resnet18").state_dict(), key: torch.zeros(64, 64, 3, 3)}

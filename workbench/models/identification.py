@@ -152,6 +152,8 @@ def unknown(checkpoint: Checkpoint, candidates: tuple[Candidate, ...]) -> Unknow
         closest = f"Closest: {'; then '.join([str(best), *others])}."
     else:
         closest = "It resembles none of torchvision's classifiers."
+    if any(key.endswith("attn.qkv.weight") for key in checkpoint.tensors):
+        closest = "The names are those of timm's transformers: build it with timm.create_model(…, num_classes=…)."
     error = UnknownArchitecture(
         "These tensors fit no network that the workbench can build",
         f"{checkpoint.name or 'checkpoint'} ({len(checkpoint.tensors)} tensors)",
