@@ -14,7 +14,7 @@ import time
 CASES = {
     "python alone": "pass",
     "import workbench": "import workbench",
-    "workbench --help": "import sys; sys.argv = ['workbench', '--help']; from workbench.cli import app; app(standalone_mode=False)",
+    "workbench --help": "from workbench.cli import app; app(['--help'], standalone_mode=False)",
     "page shell (streamlit)": "import workbench.pages",
     "import torch": "import torch",
     "everything eagerly": "import torch, torchvision, streamlit, pandas, plotly.express, sklearn.manifold, foolbox, "

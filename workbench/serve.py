@@ -6,7 +6,9 @@ import os
 import socket
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .bundle import bundled
 
@@ -16,11 +18,16 @@ _ENTRY = Path(__file__).parent / "pages" / "__main__.py"
 def streamlit_flags() -> list[str]:
     """Return our ``.streamlit/config.toml`` as command line flags, since Streamlit looks for it in the current folder only."""
     settings = tomllib.loads((bundled(".streamlit") / "config.toml").read_text())
-    return [
-        f"--{section}.{key}={str(value).lower() if isinstance(value, bool) else value}"
-        for section, options in settings.items()
-        for key, value in options.items()
-    ]
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in _flat(settings)]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name every setting by its dotted path: sections nest (``[theme.dark]``)."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def free_port(wanted: int, address: str = "127.0.0.1") -> int:
