@@ -1,0 +1,138 @@
+"""Projection, steepest ascent, random points, distances: what a norm means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attacks import _random
+from attacks._ball import NORMS, Ball, distance, widest
+from attacks._best import Best
+from attacks._losses import is_broken, log_odds
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 8, 8), (3, 224, 160)])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("epsilon", [0.002, 0.03, 0.5])
+def test_projection_keeps_ball_and_box(norm, shape, epsilon) -> None:
+    x = noise(6, *shape)
+    x[0], x[1] = 0, 1
+    far = x + 4 * epsilon * (noise(6, *shape, seed=1) - 0.5) * (x.numel() / 6) ** 0.5
+    ball = Ball.around(x, epsilon, norm)
+    inside = ball.project(far)
+    assert inside.min() >= 0 and inside.max() <= 1
+    assert distance(inside.double(), x.double(), norm).max() <= epsilon + 1e-6
+    torch.testing.assert_close(ball.project(inside), inside, rtol=0, atol=1e-6)  # scaling twice rounds twice
+    assert ball.project(x).equal(x)
+
+
+def test_linf_projection_is_the_nearest_point() -> None:
+    x, far = noise(4, 1, 3, 3), 3 * noise(4, 1, 3, 3, seed=1) - 1
+    inside = Ball.around(x, 0.2, "linf").project(far)
+    grid = torch.linspace(0, 1, 100_001)
+    for image, wish, got in zip(x.flatten(), far.flatten(), inside.flatten(), strict=True):
+        allowed = grid[(grid - image).abs() <= 0.2]
+        assert (got - wish).abs() <= (allowed - wish).abs().min() + 1e-5  # the grid's own step
+
+
+def test_l2_ball_alone_and_box_alone() -> None:
+    x = torch.full((1, 1, 1, 2), 0.5)
+    ball = Ball.around(x, 0.1, "l2")
+    torch.testing.assert_close(ball.project(x + torch.tensor([0.3, 0.4])), x + torch.tensor([0.06, 0.08]))
+    corner = Ball.around(torch.ones(1, 1, 1, 2), 10.0, "l2")
+    assert corner.project(torch.tensor([[[[2.0, -3.0]]]])).tolist() == [[[[1.0, 0.0]]]]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_steepest_ascent_has_unit_length_at_any_scale_and_is_zero_without_gradient(norm, scale) -> None:
+    gradient = scale * (noise(3, 2, 4, 5) - 0.5)
+    gradient[1] = 0
+    direction = Ball.around(torch.zeros(3, 2, 4, 5), 1.0, norm).steepest(gradient)
+    assert direction[1].eq(0).all()
+    lengths = distance(direction, torch.zeros_like(direction), norm)
+    torch.testing.assert_close(lengths[[0, 2]], torch.ones(2))
+    # Hölder with equality: the dual norm of the gradient is reached.
+    gained = (direction * gradient / scale).flatten(1).sum(1)
+    dual = gradient.flatten(1).div(scale).norm(p=1 if norm == "linf" else 2, dim=1)
+    torch.testing.assert_close(gained, dual)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_random_points_fill_the_ball(norm) -> None:
+    x = torch.full((400, 1, 1, 2), 0.5)
+    ball = Ball.around(x, 0.2, norm)
+    points = ball.random(0, [str(i) for i in range(400)], "test")
+    lengths = distance(points, x, norm)
+    assert lengths.max() <= 0.2 + 1e-6
+    # Uniform in a two-dimensional ball: a quarter lies within half the radius; 4 sigma of 400 draws is 0.087.
+    assert abs((lengths < 0.1).float().mean() - 0.25) < 0.087
+    assert (points - x).mean(0).abs().max() < 4 * 0.2 / 3**0.5 / 400**0.5
+
+
+def test_noise_belongs_to_seed_image_and_stream_not_to_place() -> None:
+    draw = _random.uniform(3, ["a", "b", "c"], (1, 4, 4), "pgd", 0)
+    assert _random.uniform(3, ["c", "a"], (1, 4, 4), "pgd", 0).equal(draw[[2, 0]])
+    others = [
+        _random.uniform(4, ["a"], (1, 4, 4), "pgd", 0),
+        _random.uniform(3, ["a"], (1, 4, 4), "pgd", 1),
+        _random.uniform(3, ["a"], (1, 4, 4), "apgd", 0),
+        _random.uniform(3, ["b"], (1, 4, 4), "pgd", 0),
+        _random.normal(3, ["a"], (1, 4, 4), "pgd", 0),
+    ]
+    assert not any(torch.equal(other[0], draw[0]) for other in others)
+    # Parts are separated: ("a", 11) and ("a1", 1) are different streams.
+    assert not _random.uniform(3, ["a"], (4,), "x", 11).equal(_random.uniform(3, ["a"], (4,), "x1", 1))
+
+
+def test_noise_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    _random.normal(0, ["a"], (3, 3))
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_log_odds_climb_where_cross_entropy_climbs(classes) -> None:
+    logits = (
+        5 * torch.randn(20, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ).requires_grad_()
+    labels = torch.arange(20) % classes
+    odds = log_odds(logits, labels)
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(torch.nn.functional.softplus(odds), loss)
+    (ours,) = torch.autograd.grad(odds.sum(), logits)
+    (theirs,) = torch.autograd.grad(loss.sum(), logits)
+    wrong = 1 - logits.softmax(1).gather(1, labels[:, None])
+    torch.testing.assert_close(ours * wrong, theirs)
+
+
+def test_log_odds_do_not_saturate() -> None:
+    logits = torch.tensor([[1e6, 0.0, -5.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(log_odds(logits, torch.tensor([0])).sum(), logits)
+    torch.testing.assert_close(gradient, torch.tensor([[-1.0, 0.9933, 0.0067]]), atol=1e-4, rtol=0)
+
+
+def test_nan_breaks_nothing() -> None:
+    logits = torch.tensor([[1.0, torch.nan], [1.0, 2.0]])
+    assert is_broken(logits, torch.tensor([0, 0]), targeted=False).tolist() == [False, True]
+    assert is_broken(logits, torch.tensor([1, 1]), targeted=True).tolist() == [False, True]
+
+
+def test_best_prefers_broken_then_loss() -> None:
+    best = Best(torch.zeros(3, 1, 1, 1))
+    offers = [([1.0, 1.0, torch.nan], [0, 0, 0]), ([0.5, 2.0, 0.1], [1, 0, 0]), ([9.0, 1.0, 0.0], [0, 0, 0])]
+    for value, (loss, broken) in enumerate(offers, start=1):
+        images = torch.full((3, 1, 1, 1), float(value))
+        best.offer(torch.arange(3), images, torch.tensor(loss), torch.tensor(broken, dtype=torch.bool))
+    assert best.images.flatten().tolist() == [2.0, 2.0, 2.0]
+    assert best.broken.tolist() == [True, False, False]
+
+
+def test_widest_reaches_the_opposite_corner() -> None:
+    x, y = torch.zeros(1, 3, 4, 5), torch.ones(1, 3, 4, 5)
+    for norm in NORMS:
+        assert distance(x, y, norm).item() == pytest.approx(widest(norm, 60), abs=1e-6)

@@ -1,0 +1,60 @@
+"""Public names, the registry, and what importing this folder does not drag in."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attacks
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_public_names() -> None:
+    assert len(set(attacks.__all__)) == len(attacks.__all__)
+    assert set(attacks.__all__) == {
+        *("ATTACKS", "PRESETS", "Attack", "AttackError", "AttackResult", "Evaluation"),
+        *("attack", "evaluate", "fgsm", "pgd"),
+    }
+    assert all(hasattr(attacks, name) for name in attacks.__all__)
+
+
+def test_importing_a_file_does_not_hide_the_function_of_its_name() -> None:
+    import attacks.fgsm
+    import attacks.pgd
+
+    assert inspect.isfunction(attacks.fgsm) and inspect.isfunction(attacks.pgd)
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_registry_entries_are_whole(name) -> None:
+    attack = attacks.ATTACKS[name]
+    assert attack.name == name and attack.description and attack.title and set(attack.norms) <= {"linf", "l2"}
+    first_line = inspect.getmodule(attack.function).__doc__.splitlines()[0]
+    assert attack.paper in first_line
+    names = list(inspect.signature(attack.function).parameters)
+    assert names[:6] == ["model", "x", "labels", "epsilon", "norm", "targeted"]
+    assert attack.passes(attack.options) >= 1
+
+
+def test_configured_attacks_show_their_options() -> None:
+    attack = attacks.ATTACKS["pgd"].configured({"steps": 3, "restarts": 2})
+    assert attack.options["steps"] == 3 and attack.passes(attack.options) == 8
+    assert attacks.ATTACKS["pgd"].options["steps"] == 20
+
+
+def test_presets_name_attacks() -> None:
+    assert all(set(names) <= set(attacks.ATTACKS) for names in attacks.PRESETS.values())
+
+
+def test_import_stands_alone() -> None:
+    code = (
+        "import sys, attacks; heavy = {'workbench', 'explain', 'streamlit', 'plotly', 'pandas', 'foolbox', 'scipy', "
+        "'captum', 'ray'}; print(sorted(heavy & set(name.split('.')[0] for name in sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
