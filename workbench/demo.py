@@ -55,7 +55,7 @@ def demo(folder: Path) -> Path:
     print("   what it looks at, and how easily it changes its mind, is real.")
     target = folder / "report.html"
     with progress_bar("Explaining and attacking") as progress:
-        wb.report(model, images, target, progress=progress)
+        wb.report(model, images, target, sources=(str(checkpoint), f"{photos}/"), progress=progress)
     print(f"3. The report: {target.resolve()}")
     print(f"   Open it in a browser: {target.resolve().as_uri()}")
     return target
