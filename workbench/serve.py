@@ -49,5 +49,13 @@ def serve(port: int = 8501) -> None:
     """
     port = free_port(port)
     print(f"The workbench is at http://127.0.0.1:{port} (Ctrl-C ends it).", flush=True)
-    arguments = [sys.executable, "-m", "streamlit", "run", str(_ENTRY), f"--server.port={port}", *streamlit_flags()]
+    arguments = [
+        sys.executable,
+        "-m",
+        "workbench.pages.server",
+        "run",
+        str(_ENTRY),
+        f"--server.port={port}",
+        *streamlit_flags(),
+    ]
     os.execv(sys.executable, arguments)

@@ -102,7 +102,7 @@ def robustness_curve(evaluation: Evaluation) -> go.Figure:
         tickangle=0,
         range=[-0.02 * (x[-1] or 1), 1.03 * (x[-1] or 1)],
     )
-    kept = "images that keep their predicted class" if relative else "images still classified right"
+    kept = "predictions that survive" if relative else "images classified right"
     figure.update_yaxes(title=kept, range=[0, 1], tickformat=".0%")
     if not evaluation.trustworthy:
         figure.add_annotation(
