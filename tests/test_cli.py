@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import workbench as wb
 from workbench.cli import app
+from workbench.console import printable
 from workbench.serve import free_port, streamlit_flags
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +92,19 @@ def test_attack_says_who_was_fooled_and_writes_images(tmp_path: Path) -> None:
     assert found["epsilon"] == 0.2
     assert len(found["images"]) == 3
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_images_whose_names_look_alike_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for name in ("a/b.png", "a_b.png"):
+        target = tmp_path / "photos" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), "red").save(target)
+    answer("explain", "sample:shapes-vgg", tmp_path / "photos", "--methods", "saliency", "-o", tmp_path / "maps")
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 2
+
+
+def test_strangers_names_do_not_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07") == "a�[2Jb�"
 
 
 def test_report_writes_one_file(tmp_path: Path) -> None:

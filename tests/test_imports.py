@@ -39,9 +39,7 @@ def test_front_doors_import_nothing_heavy(statement: str) -> None:
 
 
 def test_the_page_shell_imports_streamlit_but_no_torch() -> None:
-    loaded = imported_by("import workbench.pages")
-    assert "torch" not in loaded
-    assert "plotly" not in loaded
+    assert imported_by("import workbench.pages").isdisjoint({"torch", "torchvision", "sklearn", "foolbox"})
 
 
 @pytest.mark.parametrize("engine", ["explain", "attacks"])

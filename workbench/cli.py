@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import print_json, print_notices, print_table, progress_bar, run
+from .console import print_json, print_notices, print_table, printable, progress_bar, run
 from .errors import OptionError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def identify(
             value = ", ".join(f"{name} {said}" for name, said in value.items())
         lines = value if key == "notices" else [", ".join(value) if isinstance(value, list) else str(value)]
         for number, line in enumerate(lines):
-            typer.echo(f"{'' if number else key + ':':18}{line}")
+            typer.echo(f"{'' if number else key + ':':18}{printable(line)}")
 
 
 @app.command()
@@ -132,6 +132,7 @@ def explain(
 
     vision = _load(model, device, stem, head_activation, input_size, mean, std)
     photos = _read(images, vision, limit)
+    out.mkdir(parents=True, exist_ok=True)
     with progress_bar("Explaining", as_json) as progress:
         found = engine.explain(
             vision,
@@ -143,16 +144,15 @@ def explain(
             skip_inapplicable=True,
             progress=progress,
         )
-    out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {name: one.maps.cpu().numpy() for name, one in found.items()}
     np.savez_compressed(out / "maps.npz", ids=np.array(photos.ids), **numbers)
     for name, one in found.items():
         scale = figures.shared_scale(one.maps.cpu().numpy())
-        for index, image_id in enumerate(photos.ids):
+        for index, stem_name in enumerate(_file_names(photos.ids)):
             overlay = figures.map_overlay(
                 photos.images[index].numpy(), one.maps[index].cpu().numpy(), scale_max=scale, signed=one.signed
             )
-            (out / f"{_file_name(image_id)}.{name}.png").write_bytes(figures.to_png_bytes(overlay))
+            (out / f"{stem_name}.{name}.png").write_bytes(figures.to_png_bytes(overlay))
     frame = found.frame()
     if as_json:
         print_json({"folder": str(out), "maps": frame.to_dict("records"), "skipped": dict(found.skipped)})
@@ -202,6 +202,8 @@ def attack(
         with torch.no_grad():
             labels = vision(photos.images.to(vision.device)).argmax(dim=1).cpu()
     targets = None if target is None else torch.full_like(labels, target)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     with progress_bar("Attacking", as_json) as progress:
         found = engine.attack(
             vision, photos.images, labels, name, norm=norm, epsilon=_number(epsilon), targets=targets, seed=seed,
@@ -210,10 +212,9 @@ def attack(
     if out is not None:
         from .report import figures
 
-        out.mkdir(parents=True, exist_ok=True)
-        for index, image_id in enumerate(photos.ids):
+        for index, stem_name in enumerate(_file_names(photos.ids)):
             picture = figures.to_rgb(found.images[index].cpu().numpy())
-            (out / f"{_file_name(image_id)}.{name}.png").write_bytes(figures.to_png_bytes(picture))
+            (out / f"{stem_name}.{name}.png").write_bytes(figures.to_png_bytes(picture))
     if as_json:
         print_json(
             {"attack": name, "norm": norm, "epsilon": _number(epsilon), "images": found.frame().to_dict("records")}
@@ -273,7 +274,9 @@ def report(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; the next free one is taken when it is busy.")] = 8501,
+    port: Annotated[
+        int, typer.Option(help="Port on 127.0.0.1; the next free one is taken when it is busy.", min=0, max=65535)
+    ] = 8501,
 ) -> None:
     """Serve the app to this machine's browser."""
     from .serve import serve as run
@@ -340,7 +343,7 @@ def _methods(text: str) -> tuple[str, ...]:
 def _number(text: str) -> float:
     try:
         return float(Fraction(text.strip()))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise OptionError("This is not a number", text, "Write it as 0.03 or as a fraction, 8/255.") from None
 
 
@@ -362,5 +365,15 @@ def _size(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _file_name(image_id: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in image_id).lstrip(".") or "image"
+def _file_names(ids: tuple[str, ...]) -> list[str]:
+    """Return one file name per image, all different even where capitals do not count: ``a/b.png`` and ``a_b.png``."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for image_id in ids:
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in image_id).lstrip(".")[-100:] or "image"
+        name, number = plain, 2
+        while name.casefold() in taken:
+            name, number = f"{plain}-{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -23,19 +24,32 @@ def run(command: Callable[[], object]) -> None:
 
     Exit status 2 stands for an error that the paragraph explains, 130 for a cancelled run.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a class name must not end the work on an ASCII terminal
     try:
         command()
     except KeyboardInterrupt:
         typer.echo("Cancelled.", err=True)
         sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has left; nothing is wrong
+    except OSError as error:
+        typer.secho(f"{error.strerror}: {printable(str(error.filename))}.", fg=typer.colors.RED, err=True)
+        sys.exit(2)
     except Exception as error:
         text = friendly(error)
         if text is None:
             raise
         if "--json" in sys.argv:
             print_json({"error": {name: str(getattr(error, name)) for name in ("what", "value", "fix")}})
-        typer.secho(text, fg=typer.colors.RED, err=True)
+        typer.secho(printable(text), fg=typer.colors.RED, err=True)
         sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """Replace what could steer a terminal: names in files are written by strangers."""
+    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
 
 
 @contextmanager
@@ -59,9 +73,9 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
 def print_notices(model: VisionModel, images: ImageSet) -> None:
     """Say on the error stream what was inferred, assumed or left out."""
     for notice in (*model.notices, *images.notices):
-        typer.secho(f"Note: {notice}", err=True, fg=typer.colors.YELLOW)
+        typer.secho(printable(f"Note: {notice}"), err=True, fg=typer.colors.YELLOW)
     for name, reason in images.skipped:
-        typer.secho(f"Skipped {name}: {reason}", err=True, fg=typer.colors.YELLOW)
+        typer.secho(printable(f"Skipped {name}: {reason}"), err=True, fg=typer.colors.YELLOW)
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -72,7 +86,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(printable(str(cell))) for cell in row))
     Console().print(table)
 
 

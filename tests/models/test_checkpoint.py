@@ -127,3 +127,14 @@ def test_a_file_without_a_state_dict_says_so(tmp_path: Path) -> None:
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(RefusedFile, match="No state dict"):
         open_checkpoint(tmp_path / "empty.safetensors")
+
+
+@pytest.mark.parametrize("saved", [{"n_averaged": torch.ones(1)}, {"mean": torch.ones(3), "std": torch.ones(3)}])
+def test_a_file_with_nothing_but_accessories_has_no_state_dict(save: Save, saved: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(RefusedFile, match="No state dict"):
+        open_checkpoint(save(saved))
+
+
+def test_a_mask_of_another_shape_is_no_pruning_mask(save: Save) -> None:
+    saved = {"w_orig": torch.ones(3), "w_mask": torch.ones(2)}
+    assert open_checkpoint(save(saved)).tensors.keys() == saved.keys()

@@ -138,7 +138,7 @@ def test_a_reader_that_crashes_is_a_refusal(save: Save, monkeypatch: pytest.Monk
     crasher = tmp_path / "crash.py"
     crasher.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     monkeypatch.setattr(convert, "_READER", crasher)
-    with pytest.raises(RefusedFile, match="damaged"):
+    with pytest.raises(RefusedFile, match="too much memory or time"):
         read_checkpoint(save({"w": torch.rand(11)}))
 
 
@@ -160,3 +160,23 @@ def test_the_reader_gets_no_environment_and_limits_itself(
     assert "SECRET_TOKEN" not in answer["environment"]
     assert answer["data"] == 2**30 + 3000
     assert answer["core"] == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"xx", b"\x02\0\0\0\0\0\0\0{}", None], ids=["empty", "short", "no tree", "truncated"]
+)
+def test_a_damaged_entry_of_the_store_is_made_again(save: Save, damage: bytes | None) -> None:
+    weights = torch.rand(50)
+    path = save({"w": weights})
+    digest = read_checkpoint(path).digest
+    stored = convert.cache_folder() / f"{digest}.safetensors"
+    stored.write_bytes(stored.read_bytes()[:-8] if damage is None else damage)
+    assert torch.equal(read_checkpoint(path).tensors["t0"], weights)
+
+
+def test_names_that_cost_time_are_refused_before_they_do(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a." * 3000 + f"k{i}": torch.zeros(0) for i in range(50)}, tmp_path / "long.safetensors")
+    with pytest.raises(RefusedFile, match="longer names than any network"):
+        read_checkpoint(tmp_path / "long.safetensors")

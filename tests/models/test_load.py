@@ -183,8 +183,10 @@ def test_random_weights_are_said_to_be_random() -> None:
 
 
 def test_torchvisions_own_files_are_recognised_by_content() -> None:
-    assert recognise("f37072fd" + "0" * 56) is weights_enum("resnet18", "IMAGENET1K_V1")
-    assert recognise(hashlib.sha256(b"").hexdigest()) is None
+    published = "f37072fd" + "0" * 56
+    assert recognise(published, "resnet18") is weights_enum("resnet18", "IMAGENET1K_V1")
+    assert recognise(published, "resnet50") is None  # eight digits can be forged; the shapes cannot
+    assert recognise(hashlib.sha256(b"").hexdigest(), "resnet18") is None
 
 
 def test_timm_is_asked_for_by_name_only_when_installed() -> None:
@@ -196,3 +198,75 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(wb.ModelError, match=r"classifier-workbench\[timm\]"):
         wb.load("timm:resnet18")
+
+
+def test_the_digest_tells_apart_what_weights_alone_do_not(save: Save) -> None:
+    network = torchvision.models.resnet18(num_classes=5)
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    path = save(network.state_dict())
+    assert wb.load(path, stem="cifar").digest != wb.load(path, stem="imagenet", input_size=(3, 32, 32)).digest
+    layers = [nn.Sequential(nn.Flatten(), nn.Linear(3, 2), act) for act in (nn.ReLU(), nn.GELU())]
+    layers[1].load_state_dict(layers[0].state_dict())
+    one, other = (wb.load(layer, input_size=(3, 1, 1)).digest for layer in layers)
+    assert one != other
+
+
+def test_saving_a_safetensors_file_anew_does_not_disturb_a_loaded_model(small_resnet: ResNet, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "m.safetensors"
+    save_file(small_resnet.state_dict(), path)
+    model = wb.load(path)
+    images = torch.rand(1, *model.input_size)
+    before = model(images)
+    path.write_bytes(b"")
+    torch.testing.assert_close(model(images), before)
+
+
+def test_weights_that_are_not_finite_are_refused(small_resnet: ResNet, save: Save) -> None:
+    with torch.no_grad():
+        small_resnet.fc.weight[0, 0] = float("nan")
+    with pytest.raises(wb.ModelError, match="not finite"):
+        wb.load(save(small_resnet.state_dict()))
+
+
+@pytest.mark.parametrize("std", [[0.0, 1.0, 1.0], [float("nan"), 1.0, 1.0], [1.0, 1.0]])
+def test_normalisation_that_makes_no_sense_is_not_believed(small_resnet: ResNet, save: Save, std: list[float]) -> None:
+    model = wb.load(save({"state_dict": small_resnet.state_dict(), "mean": [0.5, 0.5, 0.5], "std": std}))
+    assert "assumed" in model.preset.source
+
+
+def test_normalisation_for_8_bit_pixels_is_converted_and_said(small_resnet: ResNet, save: Save) -> None:
+    saved = {"state_dict": small_resnet.state_dict(), "mean": [127.5] * 3, "std": [51.0] * 3}
+    model = wb.load(save(saved))
+    assert model.preset.mean == (0.5, 0.5, 0.5)
+    assert model.preset.std == (0.2, 0.2, 0.2)
+    assert any("divided by 255" in notice for notice in model.notices)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stem": "bogus"}, {"head_activation": "ReLU"}, {"input_size": 64}, {"device": "nowhere"}, {"classes": ["one"]}],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_named(options: dict, small_resnet: ResNet) -> None:
+    with pytest.raises(wb.OptionError):
+        wb.load(small_resnet, **options)
+
+
+def test_a_module_without_weights_is_refused() -> None:
+    with pytest.raises(wb.ModelError, match="no weights yet"):
+        wb.load(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)))
+    with torch.device("meta"):
+        empty = torchvision.models.resnet18()
+    with pytest.raises(wb.ModelError, match="no weights yet"):
+        wb.load(empty)
+
+
+def test_a_backbone_and_a_linear_layer_in_a_sequential(save: Save) -> None:
+    backbone = torchvision.models.resnet18()
+    backbone.fc = nn.Identity()
+    network = nn.Sequential(backbone, nn.Linear(512, 5)).eval()
+    model = wb.load(save(network.state_dict()), preset={"mean": (0, 0, 0), "std": (1, 1, 1)})
+    images = torch.rand(1, 3, 224, 224)
+    torch.testing.assert_close(model(images), network(images))

@@ -150,7 +150,10 @@ def main(source: str, target: str) -> dict[str, Any]:
         tree = walker.walk(loaded)
         if not walker.tensors:
             raise Refused("no-tensors")
-        save_file(walker.tensors, target, metadata={"tree": json.dumps(tree)})
+        try:
+            save_file(walker.tensors, target, metadata={"tree": json.dumps(tree)})
+        except Exception:  # safetensors reports a full disk with a class of its own
+            raise Refused("disk") from None
     except Refused as refusal:
         return refusal.answer
     except MemoryError:

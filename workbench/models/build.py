@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
     "gelu": nn.GELU,
+    "hardswish": nn.Hardswish,
     "tanh": nn.Tanh,
 }
 
@@ -26,8 +27,8 @@ def build(found: Identification, *, head_activation: str | None = None, transfor
 
     Args:
         found: see :func:`workbench.models.identification.identify_checkpoint`.
-        head_activation: what stands between the linear layers of a replaced head: ``"relu"``, ``"gelu"``, ``"tanh"`` or
-            ``"none"``; needed only where the file leaves it open.
+        head_activation: what stands between the linear layers of a replaced head: ``"relu"``, ``"gelu"``, ``"hardswish"``,
+            ``"tanh"`` or ``"none"``; needed only where the file leaves it open.
         transform_input: for googlenet and inception_v3, whether the network re-normalises its input as torchvision's own
             weights expect.
 
@@ -39,7 +40,7 @@ def build(found: Identification, *, head_activation: str | None = None, transfor
         raise ModelError(
             "The head of this network has several linear layers, and what stands between them cannot be seen in the file",
             f"{found.checkpoint.name}: layers {layers} of `{found.head.path}`",
-            'Pass head_activation="relu" (the usual choice), "gelu", "tanh" or "none" (dropout only).',
+            'Pass head_activation="relu" (the usual choice), "gelu", "hardswish", "tanh" or "none" (dropout only).',
         )
     network = _build_empty(found, transform_input)
     if found.head.replaced:
@@ -96,15 +97,25 @@ def _replace_head(network: nn.Module, head: Head, activation: type[nn.Module]) -
     network.set_submodule(head.path, nn.Sequential(*layers))
 
 
+def _moved(head: Head) -> dict[str, str]:
+    """Return where each tensor of the head goes: file's name → network's name."""
+    moved = {}
+    for position, *_ in head.linears:
+        step = [] if position is None else [str(position)]
+        for leaf in ("weight", "bias"):
+            source = ".".join([*([head.source] if head.source else []), *step, leaf])
+            moved[source] = ".".join([head.path, *step, leaf])
+    return moved
+
+
 def _load(network: nn.Module, found: Identification) -> None:
     wanted = network.state_dict()
-    source, path = found.head.source, found.head.path
+    moved = _moved(found.head)
     state: OrderedDict[str, torch.Tensor] = OrderedDict()
     # Versions of the modules' own formats: the shapes fit today's, and MNASNet refuses a state dict without one.
     state._metadata = wanted._metadata  # type: ignore[attr-defined]
     for key, tensor in found.checkpoint.tensors.items():
-        if source != path and f".{key}".startswith(f".{source}.".replace("..", ".")):
-            key = f"{path}.{key.removeprefix(f'{source}.')}"
+        key = moved.get(key, key)
         if key in wanted:
             state[key] = tensor.float() if tensor.is_floating_point() else tensor
     for key in wanted.keys() - state.keys():

@@ -26,6 +26,7 @@ _PREFIXES = (
 )  # fmt: skip
 _DROPPED = re.compile(r"(^|\.)(n_averaged|total_ops|total_params)$")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
+_MAX_WRAPPERS = 8
 _NORMALISE = {"mean": "std", "mu": "sigma", "new_mean": "new_std", "_mean": "_std"}
 _CLASS_KEYS = ("class_names", "classes", "categories", "label_names", "labels", "class_to_idx", "idx_to_class")
 _HINT_KEYS = ("arch", "architecture", "model_name", "model", "epoch", "best_acc", "best_acc1", "acc", "num_classes")
@@ -69,7 +70,9 @@ class Checkpoint:
         architectures tries the longer names first.
         """
         current: Checkpoint | None = self
-        while current is not None:
+        for _ in range(_MAX_WRAPPERS):
+            if current is None:
+                return
             yield current
             current = _strip_once(current)
 
@@ -83,16 +86,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raw = read_checkpoint(path)
     notices: list[str] = []
     state = _find_state_dict(raw.tree, notices)
-    if not state:
-        raise RefusedFile(
-            "No state dict was found in this file", path.name, "Save one: torch.save(model.state_dict(), …)."
-        )
     tensors = {key: raw.tensors[name] for key, name in state.items() if not _DROPPED.search(key)}
     if any(_OLD_DENSENET.search(key) for key in tensors):
         tensors = {_OLD_DENSENET.sub(r"\1\2.", key): tensor for key, tensor in tensors.items()}
         notices.append("Old DenseNet names (norm.1) were read as today's (norm1).")
     tensors = _fold_masks(tensors, notices)
     mean, std = _take_normalisation(tensors, notices)
+    if not tensors:
+        raise RefusedFile(
+            "No state dict was found in this file", path.name, "Save one: torch.save(model.state_dict(), …)."
+        )
     return Checkpoint(
         tensors=tensors,
         mean=mean or _numbers(_value(raw.tree, "mean")),
@@ -157,16 +160,22 @@ def _strip_once(checkpoint: Checkpoint) -> Checkpoint | None:
 
 def _fold_masks(tensors: dict[str, torch.Tensor], notices: list[str]) -> dict[str, torch.Tensor]:
     """Multiply ``weight_orig`` by ``weight_mask`` as ``torch.nn.utils.prune.remove`` would."""
-    pruned = [key[: -len("_mask")] for key in tensors if key.endswith("_mask") and f"{key[:-5]}_orig" in tensors]
+    pruned = {
+        key.removesuffix("_mask")
+        for key, mask in tensors.items()
+        if key.endswith("_mask")
+        and mask.shape == getattr(tensors.get(f"{key.removesuffix('_mask')}_orig"), "shape", None)
+    }
     folded = {}
     for key, tensor in tensors.items():
-        base = key[: -len("_orig")] if key.endswith("_orig") else key[: -len("_mask")] if key.endswith("_mask") else key
+        base = key.removesuffix("_orig").removesuffix("_mask")
         if base not in pruned:
             folded[key] = tensor
         elif key.endswith("_orig"):
             folded[base] = tensor * tensors[f"{base}_mask"].to(tensor.dtype)
     if pruned:
-        zeros = sum(int((folded[key] == 0).sum()) for key in pruned) / sum(folded[key].numel() for key in pruned)
+        total = max(sum(folded[key].numel() for key in pruned), 1)
+        zeros = sum(int((folded[key] == 0).sum()) for key in pruned) / total
         notices.append(f"{len(pruned)} pruning masks were folded into the weights ({zeros:.0%} zeros).")
     return folded
 

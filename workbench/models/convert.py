@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ..errors import RefusedFile
+from ..errors import ModelError, RefusedFile
 from .sniff import SAVE_RECIPE, Format, read_safetensors_header, sniff
 
 _READER = Path(__file__).with_name("_reader.py")
@@ -72,15 +73,24 @@ def read_checkpoint(path: Path, *, timeout: float = 300.0) -> RawCheckpoint:
     digest = file_digest(path)
     if form == "safetensors":
         header = read_safetensors_header(path)
-        tensors = _open(path, path.name)
-        metadata = {key: _maybe_json(value) for key, value in header.get("__metadata__", {}).items()}
+        # Copies: the file is the user's and may be saved anew while its mapped pages are in use.
+        tensors = {name: tensor.clone() for name, tensor in _open(path, path.name).items()}
+        metadata = {key: _maybe_json(value) for key, value in (header.get("__metadata__") or {}).items()}
         named = {name: {"tensor": name} for name in tensors}
         return RawCheckpoint({"dict": {**metadata, "state_dict": {"dict": named}}}, tensors, digest, form)
     stored = cache_folder() / f"{digest}.safetensors"
-    if not stored.exists():
-        _convert(path, stored, timeout)
+    if stored.exists():
+        try:
+            return _open_stored(stored, path.name, digest, form)
+        except (OSError, ValueError, KeyError, TypeError, struct.error, RefusedFile):  # a damaged entry: make it again
+            stored.unlink(missing_ok=True)
+    _convert(path, stored, timeout)
+    return _open_stored(stored, path.name, digest, form)
+
+
+def _open_stored(stored: Path, name: str, digest: str, form: Format) -> RawCheckpoint:
     tree = json.loads(read_safetensors_header(stored)["__metadata__"]["tree"])
-    return RawCheckpoint(tree, _open(stored, path.name), digest, form)
+    return RawCheckpoint(tree, _open(stored, name), digest, form)
 
 
 def file_digest(path: Path) -> str:
@@ -115,7 +125,14 @@ def _as_tree(value: Any) -> Any:
 
 
 def _convert(path: Path, stored: Path, timeout: float) -> None:
-    stored.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            "The folder for converted checkpoints cannot be used",
+            error.strerror,
+            "Set the environment variable WORKBENCH_CACHE to a folder that can be written.",
+        ) from error
     with tempfile.TemporaryDirectory(dir=stored.parent, prefix=".reading-") as folder:
         target = Path(folder) / "tensors.safetensors"
         answer = _run_reader(path.resolve(), target, folder, timeout)
@@ -178,6 +195,18 @@ def _sentence(name: str, answer: dict[str, Any]) -> RefusedFile:
         return RefusedFile("This file holds no tensors", name, "Give the file that holds the weights.")
     if code == "deep":
         return RefusedFile("This checkpoint is nested too deeply to be a state dict", name, SAVE_RECIPE)
+    if code in ("memory", "crashed"):
+        return RefusedFile(
+            "Reading this checkpoint needed too much memory or time, and was stopped",
+            name,
+            f"Save it anew. {SAVE_RECIPE}",
+        )
+    if code == "disk":
+        return RefusedFile(
+            "There was no room to convert this checkpoint",
+            name,
+            "Free some disk space, or set WORKBENCH_CACHE to another disk.",
+        )
     return RefusedFile(
         "This checkpoint is damaged or is not one", name, f"Get the file again, or save it anew. {SAVE_RECIPE}"
     )

@@ -16,6 +16,8 @@ from .checkpoint import Checkpoint
 from .identification import Head, Identification
 from .signatures import Shapes
 
+_MAX_DEPTH = 400  # blocks per stage, layers of a VGG: building is cheap, but not free
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -46,7 +48,7 @@ def infer(checkpoint: Checkpoint, *, stem: str | None = None) -> Identification 
         try:
             reading = read(shapes)
             classes, width = shapes[f"{reading.head}.weight"]
-            open_stem = family == "resnet" and reading.options["kernel"] == 3
+            open_stem = family == "resnet" and reading.options["kernel"] != 7
             if open_stem:
                 reading.options["stem"] = stem or "cifar"
             with EmptyOnMeta():
@@ -76,7 +78,7 @@ def infer(checkpoint: Checkpoint, *, stem: str | None = None) -> Identification 
 
 def _open_stem(checkpoint: Checkpoint, reading: _Reading) -> UnknownArchitecture:
     return UnknownArchitecture(
-        "This is a ResNet with a 3×3 stem; whether that strides and pools cannot be seen in the file",
+        "This is a ResNet with a small stem (not 7×7); whether that strides and pools cannot be seen in the file",
         f"{checkpoint.name}: {reading.architecture}",
         'Pass stem="cifar" (stride 1, no pooling, as used for small images) or stem="imagenet" (stride 2 and max-pooling).',
     )
@@ -85,8 +87,8 @@ def _open_stem(checkpoint: Checkpoint, reading: _Reading) -> UnknownArchitecture
 def _count(shapes: Shapes, pattern: str, *, start: int) -> int:
     """Count the numbered layers that match ``pattern``; a gap in the numbering is no network (or an attack on memory)."""
     found = sorted(int(m[1]) for key in shapes if (m := re.fullmatch(pattern, key)))
-    if not found or found != list(range(start, start + len(found))):
-        raise ValueError("layers are not numbered without gaps")
+    if not found or found != list(range(start, start + len(found))) or len(found) > _MAX_DEPTH:
+        raise ValueError("layers are not numbered without gaps, or there are more than any network has")
     return len(found)
 
 
@@ -161,7 +163,11 @@ def read_vgg(shapes: Shapes) -> _Reading:
     """Read the convolutions of a VGG; a gap in the numbering where no layer has weights is a max-pool."""
     weights = {int(m[1]): s for key, s in shapes.items() if (m := re.fullmatch(r"features\.(\d+)\.weight", key))}
     convolutions = sorted(index for index, shape in weights.items() if len(shape) == 4)
-    if any(weights[index][2:] != (3, 3) for index in convolutions) or convolutions[0] != 0:
+    if (
+        len(convolutions) > _MAX_DEPTH
+        or any(weights[index][2:] != (3, 3) for index in convolutions)
+        or convolutions[0] != 0
+    ):
         raise ValueError("a VGG has 3×3 convolutions only")
     batch_norm = "features.1.running_mean" in shapes
     step = 3 if batch_norm else 2
@@ -216,7 +222,7 @@ def read_densenet(shapes: Shapes) -> _Reading:
     first = "features.denseblock1.denselayer1"
     growth, middle = shapes[f"{first}.conv2.weight"][:2]
     depths: list[int] = []
-    while any(key.startswith(f"features.denseblock{len(depths) + 1}.") for key in shapes):
+    while f"features.denseblock{len(depths) + 1}.denselayer1.conv1.weight" in shapes and len(depths) < 16:
         depths.append(
             _count(shapes, rf"features\.denseblock{len(depths) + 1}\.denselayer(\d+)\.conv1\.weight", start=1)
         )

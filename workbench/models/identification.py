@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,6 +165,8 @@ def unknown(checkpoint: Checkpoint, candidates: tuple[Candidate, ...]) -> Unknow
 
 
 def _match(shapes: Shapes, signature: Signature, checkpoint: Checkpoint) -> Identification | None:
+    if signature.name.startswith("sample:") and shapes != signature.tensors:
+        return None
     body, notices, options = signature.body, list(checkpoint.notices), {}
     in_channels = 3 if signature.stem is None else signature.tensors[signature.stem][1]
     block = False
@@ -179,19 +182,21 @@ def _match(shapes: Shapes, signature: Signature, checkpoint: Checkpoint) -> Iden
         if key == signature.stem and own[0] == shape[0] and own[2:] == shape[2:]:
             in_channels = own[1]
             notices.append(f"The network has {own[1]} input channel{'s' if own[1] > 1 else ''} instead of {shape[1]}.")
-        elif key == "encoder.pos_embedding" and own[2] == shape[2] and int((own[1] - 1) ** 0.5) ** 2 == own[1] - 1:
+        elif key == "encoder.pos_embedding" and own[2] == shape[2] and _is_square(own[1] - 1):
             options["image_size"] = int((own[1] - 1) ** 0.5) * signature.tensors["conv_proj.weight"][-1]
             notices.append(f"Its position embedding is for images of {options['image_size']} px.")
         else:
             return None
     rest = {key: shape for key, shape in shapes.items() if key not in body or (block and key.startswith("classifier."))}
-    aux = {key for key in rest if key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    aux = {key for key in rest if signature.aux and key.startswith(signature.aux)}
     if aux:
         notices.append("Its auxiliary heads are used in training only and were left out.")
     rest = {key: shape for key, shape in rest.items() if key not in aux}
     head = _find_block(rest, signature) if block else _find_head(rest, signature)
     if head is None:
         return None
+    if not signature.name.startswith("sample:"):
+        notices.append("What a file does not hold (strides, activations, pooling) is torchvision's own.")
     if head.replaced:
         notices.append(f"Its head is not {signature.name}'s own: {_describe(head)}.")
     return Identification(
@@ -213,7 +218,7 @@ def _find_head(rest: Shapes, signature: Signature) -> Head | None:
     if set(rest) == names and rest[f"{signature.head}.weight"][1:] == own[1:]:
         bias = f"{signature.head}.bias" in rest
         return Head(signature.head, signature.head, ((None, rest[f"{signature.head}.weight"][0], own[1], bias),))
-    if signature.name.startswith("sample:") or len(own) != 2:
+    if len(own) != 2:
         return None
     if (chain := linear_chain(rest, own[1])) is not None:
         return Head(signature.head, *chain, replaced=True)
@@ -227,7 +232,9 @@ def _find_block(rest: Shapes, signature: Signature) -> Head | None:
     if (chain := linear_chain(rest, signature.tensors[own[0]][1])) is None:
         return None
     positions = [int(key.split(".")[1]) for key in own]
-    return Head("classifier", *chain, replaced=True, own_layout=[position for position, *_ in chain[1]] == positions)
+    # Whoever keeps the positions of an AlexNet or VGG keeps its ReLUs; MobileNetV3's Hardswish is not what people write.
+    own_layout = [position for position, *_ in chain[1]] == positions and not signature.name.startswith("mobilenet")
+    return Head("classifier", *chain, replaced=True, own_layout=own_layout)
 
 
 def linear_chain(shapes: Shapes, in_features: int) -> tuple[str, tuple[tuple[int | None, int, int, bool], ...]] | None:
@@ -252,6 +259,10 @@ def linear_chain(shapes: Shapes, in_features: int) -> tuple[str, tuple[tuple[int
     if len(parents) != 1 or any(position is None or position > 50 for position, *_ in linears):
         return None
     return parents.pop(), tuple(linears)
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
 
 
 def _natural(key: str) -> list[tuple[int, str]]:

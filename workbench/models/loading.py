@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from ..errors import ModelError, OptionError
-from .build import build
-from .checkpoint import open_checkpoint
+from ..errors import ModelError, OptionError, UnknownArchitecture
+from .build import ACTIVATIONS, build
+from .checkpoint import Checkpoint, open_checkpoint
 from .identification import Identification, identify_checkpoint
 from .presets import default_preset, preset_of, recognise, weights_enum, weights_file
 from .small import SAMPLES
 from .vision import Preset, VisionModel
 
+_LARGEST = 1024  # pixels; a file that asks for more is not believed
 _HASHED_FILE = 8  # digits of the sha256 in the names of torchvision's files
 
 
@@ -39,8 +43,9 @@ def load(
     """Load a classifier.
 
     Args:
-        source: a torchvision name (``"resnet50"``), ``"sample:shapes-vgg"``, ``"timm:NAME"`` when timm is installed, the path
-            of a checkpoint of unknown architecture, or an ``nn.Module`` (copied; the original is not touched).
+        source: a ``VisionModel`` (returned as it is), a torchvision name (``"resnet50"``), ``"sample:shapes-vgg"``,
+            ``"timm:NAME"`` when timm is installed, the path of a checkpoint of unknown
+            architecture, or an ``nn.Module`` (copied; the original is not touched).
         weights: for a torchvision name, a member of its weight enum, or ``None`` for random weights.
         device: where the model goes.
         name: what to call it; the file's or architecture's name otherwise.
@@ -48,7 +53,8 @@ def load(
         preset: preprocessing, whole or as a dict of the fields to change: ``preset={"resize": 232}``.
         input_size: (C, H, W), when the source does not determine it or another size is wanted.
         stem: ``"cifar"`` or ``"imagenet"``, for a ResNet checkpoint with a 3×3 stem.
-        head_activation: what stands between the linear layers of a replaced head: ``"relu"``, ``"gelu"``, ``"tanh"``, ``"none"``.
+        head_activation: what stands between the linear layers of a replaced head: ``"relu"``, ``"gelu"``, ``"hardswish"``,
+            ``"tanh"``, ``"none"``.
         transform_input: for googlenet and inception_v3 checkpoints, whether they were trained from torchvision's weights.
 
     Returns:
@@ -58,19 +64,47 @@ def load(
         ModelError: the source cannot be found or used; :class:`RefusedFile` and :class:`UnknownArchitecture` among them.
         OptionError: an option does not fit.
     """
-    options = _Options(name, tuple(classes) if classes is not None else None, preset, input_size)
+    if isinstance(source, VisionModel):
+        return source
+    if not isinstance(source, str | os.PathLike | nn.Module):
+        raise ModelError("This is not a model", type(source).__name__, "Pass a name, a path, or an nn.Module.")
+    _check("stem", stem, ("cifar", "imagenet"))
+    _check("head_activation", head_activation, tuple(ACTIVATIONS))
+    if input_size is not None and (
+        not isinstance(input_size, tuple | list) or len(input_size) != 3 or not all(n >= 1 for n in input_size)
+    ):
+        raise OptionError("An input size is three positive numbers", input_size, "Pass (channels, height, width).")
+    weights = getattr(weights, "name", weights)  # a member of torchvision's enum is welcome too
+    size = None if input_size is None else (input_size[0], input_size[1], input_size[2])
+    options = _Options(name, tuple(classes) if classes is not None else None, preset, size)
     if isinstance(source, nn.Module):
         model = _from_module(source, options)
     elif str(source).startswith("sample:"):
         model = _from_sample(str(source), options)
     elif str(source).startswith("timm:"):
         model = _from_timm(str(source), weights, options)
-    elif Path(source).exists() or Path(source).suffix or os.sep in str(source):
+    elif _is_path(str(source)):
         found = identify_checkpoint(open_checkpoint(Path(source)), stem=stem)
         model = _from_checkpoint(found, options, head_activation, transform_input)
     else:
         model = _from_torchvision(str(source), weights, options)
-    return model.to(device)
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError("This device cannot be used", device, "See what there is with: workbench doctor.") from error
+
+
+def _check(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise OptionError(f"There is no such {name}", value, f"Choose one of: {', '.join(known)}.")
+
+
+def _is_path(source: str) -> bool:
+    """Whether a person means a file: it is one, or is written like one."""
+    try:
+        return Path(source).is_file() or bool(Path(source).suffix) or os.sep in source
+    except OSError:  # longer than the system allows
+        return True
 
 
 def identify(path: str | os.PathLike[str], *, stem: str | None = None) -> Identification:
@@ -121,7 +155,7 @@ class _Options:
                 *notices,
                 f"Preprocessing is {preset.source}: {preset}. Pass preset=… if it was trained otherwise.",
             )
-        return VisionModel(
+        model = VisionModel(
             network,
             name=self.name or name,
             architecture=architecture,
@@ -130,13 +164,20 @@ class _Options:
             classes=self.classes if self.classes is not None else classes,
             notices=notices,
         )
+        if self.classes is not None and len(self.classes) != model.num_classes:
+            raise OptionError(
+                f"The network has {model.num_classes} classes, and another number of names was given",
+                len(self.classes),
+                "",
+            )
+        return model
 
 
 def _from_checkpoint(
     found: Identification, options: _Options, head_activation: str | None, transform_input: bool | None
 ) -> VisionModel:
     checkpoint, notices = found.checkpoint, list(found.notices)
-    known = recognise(checkpoint.digest)
+    known = recognise(checkpoint.digest, found.architecture)
     if found.architecture in ("googlenet", "inception_v3") and transform_input is None:
         transform_input = known is not None
         if known is None:
@@ -150,9 +191,9 @@ def _from_checkpoint(
     if known is not None:
         preset = preset_of(known, f"torchvision's {known}")
         classes = tuple(known.meta.get("categories") or ()) or classes
-        notices.append(f"This is torchvision's own file {known}.")
+        notices.append(f"Its sha256 begins like that of torchvision's own file {known}.")
     else:
-        preset = _preset_of_checkpoint(found)
+        preset = _preset_of_checkpoint(found, notices)
     network = build(found, head_activation=head_activation, transform_input=bool(transform_input))
     return options.wrap(
         network,
@@ -164,19 +205,37 @@ def _from_checkpoint(
     )
 
 
-def _preset_of_checkpoint(found: Identification) -> Preset:
-    checkpoint = found.checkpoint
+def _preset_of_checkpoint(found: Identification, notices: list[str]) -> Preset:
+    checkpoint, channels = found.checkpoint, found.in_channels
     if found.architecture.startswith("sample:"):
         sample = SAMPLES[found.architecture.removeprefix("sample:")]
         return Preset.plain(sample.input_size[1:], sample.mean, sample.std, f"that of {found.architecture}")
     size = checkpoint.input_size
-    if size is None:
+    if size is None or size[0] != channels or max(size) > _LARGEST:
         side = found.options.get("image_size") or (32 if found.options.get("stem") == "cifar" else None)
         size = (found.in_channels, side, side) if side else (found.in_channels, *_usual_size(found.architecture))
     preset = default_preset(found.architecture, size)
-    if checkpoint.mean and checkpoint.std and len(checkpoint.mean) == len(checkpoint.std) == found.in_channels:
-        preset = dataclasses.replace(preset, mean=checkpoint.mean, std=checkpoint.std, source="found in the file")
-    return preset
+    statistics = _statistics(checkpoint, channels, notices)
+    if statistics is None:
+        return preset
+    return dataclasses.replace(preset, mean=statistics[0], std=statistics[1], source="found in the file")
+
+
+def _statistics(
+    checkpoint: Checkpoint, channels: int, notices: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and std from the file, for pixels in [0, 1], if they make sense for this many channels."""
+    mean, std = checkpoint.mean or (), checkpoint.std or ()
+    if len(mean) == len(std) == 1:
+        mean, std = mean * channels, std * channels
+    if len(mean) != channels or len(std) != channels:
+        return None
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        return None
+    if max(std) > 2:
+        mean, std = tuple(m / 255 for m in mean), tuple(s / 255 for s in std)
+        notices.append("The normalisation in the file is for pixels from 0 to 255; it was divided by 255.")
+    return mean, std
 
 
 def _usual_size(architecture: str) -> tuple[int, int]:
@@ -287,11 +346,19 @@ def _from_timm(source: str, weights: str | None, options: _Options) -> VisionMod
 def _from_module(module: nn.Module, options: _Options) -> VisionModel:
     if isinstance(module, VisionModel):
         return module
-    module = getattr(module, "_orig_mod", module)  # torch.compile
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        module = module.module
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif "_orig_mod" in module._modules:  # torch.compile
+            module = module.get_submodule("_orig_mod")
+        else:
+            break
+    if any(is_lazy(parameter) or parameter.is_meta for parameter in module.parameters()):
+        raise ModelError(
+            "This module has no weights yet", type(module).__name__, "Run it once, or load its weights, first."
+        )
     try:
-        network = copy.deepcopy(module)
+        network = copy.deepcopy(module).cpu().float()
     except Exception as error:
         raise ModelError(
             "This module cannot be copied, and the workbench does not touch the original",
@@ -301,8 +368,13 @@ def _from_module(module: nn.Module, options: _Options) -> VisionModel:
     name = type(module).__name__
     torchvisions = type(module).__module__.startswith("torchvision.models")
     size = options.input_size or (_in_channels(network), 224, 224)
-    preset = default_preset(name if torchvisions else "sample:", size)
-    return options.wrap(network.float(), name=name, architecture=name, preset=preset)
+    architecture = name
+    if torchvisions:
+        with contextlib.suppress(UnknownArchitecture):
+            architecture = identify_checkpoint(Checkpoint(network.state_dict(), name=name)).architecture
+        size = options.input_size or (size[0], *_usual_size(architecture))
+    preset = default_preset(architecture if torchvisions else "sample:", size)
+    return options.wrap(network, name=name, architecture=architecture, preset=preset)
 
 
 def _in_channels(network: nn.Module) -> int:

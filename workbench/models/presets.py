@@ -65,9 +65,14 @@ def _known_files() -> dict[str, Any]:
     }
 
 
-def recognise(digest: str) -> Any | None:
-    """Return the weight enum member whose published file has this sha256, or ``None``."""
-    return _known_files().get(digest[:8])
+def recognise(digest: str, architecture: str) -> Any | None:
+    """Return the weight enum member of ``architecture`` whose published file has a sha256 that starts alike, or ``None``."""
+    from torchvision.models import get_model_weights, list_models
+
+    known = _known_files().get(digest[:8])
+    if known is None or architecture not in list_models() or known not in get_model_weights(architecture):
+        return None
+    return known
 
 
 def default_preset(architecture: str, input_size: tuple[int, int, int]) -> Preset:
@@ -96,8 +101,8 @@ def weights_file(architecture: str, weights: Any) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=name.rpartition("-")[2].split(".")[0])
     except (OSError, RuntimeError) as error:
         raise ModelError(

@@ -39,7 +39,12 @@ class Signature:
 
     def is_head(self, key: str) -> bool:
         """Whether ``key`` belongs to the head or to a head that is used in training only."""
-        return key.startswith((f"{self.head}.", "aux1.", "aux2.", "AuxLogits."))
+        return key.startswith((f"{self.head}.", *self.aux))
+
+    @property
+    def aux(self) -> tuple[str, ...]:
+        """Prefixes of the heads that are used in training only."""
+        return {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}.get(self.name, ())
 
     @functools.cached_property
     def body(self) -> Shapes:

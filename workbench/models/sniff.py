@@ -20,6 +20,8 @@ Format = Literal["safetensors", "zip", "legacy"]
 SAVE_RECIPE = 'In your training code run: torch.save(model.state_dict(), "model.pth") and use that file.'
 MAX_HEADER = 100 * 2**20  # the safetensors format's own limit
 MAX_ENTRIES = 20_000
+MAX_NAME = 300
+_MAX_INDEX = 16 * 2**20  # bytes; an honest checkpoint of 20 000 records stays far below
 _LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # pickled long 0x1950a86a20f9469cfc6c
 _ZIP_SLACK = 2**20
 
@@ -54,8 +56,13 @@ def sniff(path: Path) -> Format:
     size = path.stat().st_size
     if size == 0:
         raise RefusedFile("The file is empty", path.name, "The upload or download was probably cut off; get it again.")
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise ModelError(
+            "The file cannot be opened", f"{path.name}: {error.strerror}", "Check its permissions."
+        ) from error
     if start.startswith(b"PK"):
         _check_zip(path, size)
         return "zip"
@@ -87,10 +94,16 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             claimed = max(
                 (int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"), default=0
             )
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
             raise RefusedFile(
                 "The header of this safetensors file cannot be read", path.name, "Get the file again; it is damaged."
             ) from None
+    if len(header) > MAX_ENTRIES or any(len(key) > MAX_NAME for key in header):
+        raise RefusedFile(
+            "This file has more or longer names than any network",
+            f"{path.name}: {len(header):,} tensors",
+            f"Save the weights alone. {SAVE_RECIPE}",
+        )
     if claimed + 8 + length != size:
         raise RefusedFile(
             "This is not a complete safetensors file",
@@ -101,6 +114,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def _check_zip(path: Path, size: int) -> None:
+    if _index_size(path, size) > _MAX_INDEX:
+        raise RefusedFile("The index of this archive is larger than any checkpoint's", path.name, SAVE_RECIPE)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -141,6 +156,15 @@ def _check_zip(path: Path, size: int) -> None:
         raise RefusedFile(
             "The index of this checkpoint does not fit its contents", path.name, f"Save it anew. {SAVE_RECIPE}"
         )
+
+
+def _index_size(path: Path, size: int) -> int:
+    """Return the length of a zip's index as its end record claims it, before anything parses the index."""
+    with path.open("rb") as file:
+        file.seek(max(size - 2**16 - 22, 0))
+        tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    return int(struct.unpack_from("<I", tail, at + 12)[0]) if 0 <= at <= len(tail) - 16 else 0
 
 
 def _stranger(path: Path, start: bytes) -> RefusedFile:

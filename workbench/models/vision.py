@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ class Preset:
         return cls(crop[0] if crop[0] == crop[1] else None, crop, mean, std, source=source)
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not finite or any(value <= 0 for value in self.std):
             raise OptionError(
                 "Mean and std need one number per channel, and std must be positive", f"{self.mean}, {self.std}", ""
             )
@@ -131,8 +133,8 @@ class VisionModel(nn.Module):
 
     @functools.cached_property
     def digest(self) -> str:
-        """sha256 over weights, buffers, normalisation and architecture, in hex."""
-        return content_digest(self.network, f"{self.architecture}|{self.preset.mean}|{self.preset.std}")
+        """sha256 over weights, buffers, normalisation and the network's own settings, in hex."""
+        return content_digest(self.network, f"{self.preset.mean}|{self.preset.std}")
 
     @functools.cached_property
     def default_layer(self) -> str | None:
@@ -186,6 +188,12 @@ class VisionModel(nn.Module):
                 f"{self.name} returns {shape}",
                 "Wrap it so that it does.",
             )
+        if not logits.isfinite().all():
+            raise ModelError(
+                "The network returns numbers that are not finite",
+                self.name,
+                "Its weights probably hold NaN or infinity: the training diverged, or the file is damaged.",
+            )
         if logits.shape[1] < 2:
             raise ModelError(
                 "A single logit has no classes to compare",
@@ -196,9 +204,17 @@ class VisionModel(nn.Module):
 
 
 def content_digest(module: nn.Module, salt: str = "") -> str:
-    """Return a sha256 over the names, types, shapes and bytes of a module's state, in hex."""
+    """Return a sha256 over what a module computes with, in hex: weights, buffers, and each layer's class and settings.
+
+    Settings (strides, an activation's class, ``eps``) are part of the function: two ResNets with the same weights and
+    another stem are not the same model.
+    """
     digest = hashlib.sha256(salt.encode())
-    for key, tensor in sorted(module.state_dict().items()):
+    for name, layer in module.named_modules():
+        settings = {key: value for key, value in vars(layer).items() if isinstance(value, int | float | str | tuple)}
+        settings.pop("training", None)
+        digest.update(f"{name}|{type(layer).__name__}|{sorted(settings.items())}".encode())
+    for key, tensor in sorted((*module.named_parameters(), *module.named_buffers())):
         digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
