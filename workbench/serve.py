@@ -12,7 +12,7 @@ from typing import Any
 
 from .bundle import bundled
 
-_ENTRY = Path(__file__).parent / "pages" / "__main__.py"
+_ENTRY = Path(__file__).parent / "pages" / "entry" / "main.py"
 
 
 def streamlit_flags() -> list[str]:

@@ -1,0 +1,34 @@
+"""The app in the browser: navigation, and what every page shares.
+
+A page is one function that draws a form, runs a job and shows a result. The sidebar, drawn once for all pages, holds the
+model and the images. Nothing here imports torch: the shell of a page paints first, while ``engine`` imports in a thread.
+
+=============  ============================================================================
+``engine``     starts importing torch in the background, and waits for it
+``sidebar``    which model, which images; remembered in the URL where they are samples
+``uploads``    what strangers send: names, sizes, digests, a private copy on disk
+``loading``    choices become a model and images, cached by content
+``modelcard``  what was loaded and inferred, and the form that overrides it
+``jobs``       a long call with a progress bar and a Cancel button
+``text``       names of strangers made harmless; errors as one paragraph
+``explain``    the page "Explain": choose, run, look
+``gallery``    its result: pictures, predictions, maps on a shared scale
+``robustness`` its last part: the curve and the report
+``recipe``     "copy as Python"
+=============  ============================================================================
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from . import engine, explain, sidebar
+
+
+def main() -> None:
+    """Draw the app: the sidebar, then the page that the person is on."""
+    st.set_page_config(page_title="Classifier workbench", page_icon=":material/biotech:", layout="wide")
+    chosen = sidebar.draw()
+    engine.start()
+    pages = [st.Page(lambda: explain.page(chosen), title="Explain", url_path="explain", default=True)]
+    st.navigation(pages).run()
