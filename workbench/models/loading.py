@@ -49,7 +49,7 @@ def load(
         weights: for a torchvision name, a member of its weight enum, or ``None`` for random weights.
         device: where the model goes.
         name: what to call it; the file's or architecture's name otherwise.
-        classes: class names, in the order of the logits, when the source does not have them.
+        classes: class names, in the order of the logits, when the source does not have them; empty for none.
         preset: preprocessing, whole or as a dict of the fields to change: ``preset={"resize": 232}``.
         input_size: (C, H, W), when the source does not determine it or another size is wanted.
         stem: ``"cifar"`` or ``"imagenet"``, for a ResNet checkpoint with a 3×3 stem.
@@ -164,7 +164,7 @@ class _Options:
             classes=self.classes if self.classes is not None else classes,
             notices=notices,
         )
-        if self.classes is not None and len(self.classes) != model.num_classes:
+        if self.classes and len(self.classes) != model.num_classes:
             raise OptionError(
                 f"The network has {model.num_classes} classes, and another number of names was given",
                 len(self.classes),
