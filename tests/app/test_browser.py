@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -25,10 +25,12 @@ def choose(page: Page, what: str, option: str) -> None:
     page.get_by_role("option", name=option).click()
 
 
-def upload(page: Page, label: str, *files: Path | dict[str, object]) -> None:
-    """Hand files to the uploader under ``label``."""
+def upload(page: Page, what: str, label: str, file: Any) -> None:
+    """Choose to upload in the sidebar, and hand a file to the uploader once the page asks for it."""
+    choose(page, what, "Upload")
+    expect(page.get_by_text("in the sidebar", exact=False)).to_be_visible(timeout=PATIENCE)
     uploader = page.get_by_test_id("stFileUploader").filter(has_text=label)
-    uploader.locator("input[type=file]").set_input_files(list(files))  # type: ignore[arg-type]
+    uploader.locator("input[type=file]").set_input_files(file)
 
 
 def expect_first_picture(page: Page) -> None:
@@ -53,13 +55,11 @@ def test_a_first_picture_comes_without_an_upload(context: BrowserContext, server
 
 def test_an_unknown_checkpoint_and_a_photo_give_a_map(page: Page, files: Path) -> None:
     expect_first_picture(page)
-    choose(page, "Model", "Upload a checkpoint")
-    upload(page, "Checkpoint", files / "unknown.pth")
+    upload(page, "Model", "Checkpoint", files / "unknown.pth")
     expect(page.get_by_text("10 classes")).to_be_visible(timeout=PATIENCE)
-    choose(page, "Images", "Upload photos")
     photo = wb.sample_photos()[0]
-    upload(page, "Photos", photo)
-    page.get_by_role("button", name="Run: 1 forward").click()
+    upload(page, "Images", "Photos", photo)
+    page.get_by_role("button", name="Run: 1 forward and 2 backward passes for 1 image", exact=True).click()
     expect(page.get_by_role("img", name=f"Grad-CAM++ map of {photo.name} for")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_text("have changed since")).to_have_count(0)
 
@@ -67,9 +67,8 @@ def test_an_unknown_checkpoint_and_a_photo_give_a_map(page: Page, files: Path) -
 def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(page: Page, files: Path) -> None:
     expect_first_picture(page)
     title = page.title()
-    choose(page, "Model", "Upload a checkpoint")
     data = (files / "hostile.pth").read_bytes()
-    upload(page, "Checkpoint", {"name": HOSTILE, "mimeType": "application/octet-stream", "buffer": data})
+    upload(page, "Model", "Checkpoint", {"name": HOSTILE, "mimeType": "application/octet-stream", "buffer": data})
     refusal = page.get_by_role("alert")
     expect(refusal).to_contain_text("For safety only tensors are read", timeout=PATIENCE)
     assert not (files / "ran").exists(), "the payload ran"
@@ -80,7 +79,7 @@ def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(page: Page, fi
     assert page.title() == title
     # The server lives: this session goes on with a sample.
     choose(page, "Model", "Digits MLP")
-    page.get_by_role("button", name="Run: 1 forward").click()
+    page.get_by_role("button", name="Run: 1 forward and 2 backward passes for 8 images").click()
     expect(page.get_by_role("img", name="Saliency map of digits/").first).to_be_visible(timeout=PATIENCE)
 
 
@@ -126,8 +125,7 @@ def test_two_tabs_do_not_mix(context: BrowserContext, server: str, files: Path) 
     other.goto(f"{server}/?model=digits-lenet&images=digits&n=1")
     expect_first_picture(one)
     expect(other.get_by_role("img", name="Saliency map of digits/")).to_have_count(1, timeout=PATIENCE)
-    choose(one, "Model", "Upload a checkpoint")
-    upload(one, "Checkpoint", files / "unknown.pth")
+    upload(one, "Model", "Checkpoint", files / "unknown.pth")
     expect(one.get_by_text("resnet (basic, 1-1-1-1)")).to_be_visible(timeout=PATIENCE)
     # A click in the other tab redraws it: still its own model, its own images, and nothing of the first one's.
     other.get_by_text("DeconvNet", exact=True).click()

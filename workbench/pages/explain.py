@@ -36,7 +36,6 @@ _COMPACT = """<style>
 .stMainBlockContainer h1 { font-size: 1.9rem; padding: 0; }
 .stMainBlockContainer h2 { font-size: 1.3rem; padding: .4rem 0 0; }
 .st-key-model-card pre { padding: .3rem .6rem; }
-[class*="st-key-picture-"] { width: clamp(7.7rem, 12vw, 17rem) !important; }
 </style>"""
 
 
@@ -65,7 +64,9 @@ def page(choice: Choice) -> None:
             place.empty()
         loaded = _model(choice.model)
         photos = None if loaded is None else _photos(choice.images, loaded)
-        if loaded is not None and photos is not None:
+        if loaded is None or photos is None:
+            jobs.forget()
+        else:
             _work(choice, loaded, photos)
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _PER_PAGE = 8
 _TOP = 3
-_WIDTH = 154  # of a picture on a page of 1280 pixels; they are stored larger, for looking closely
 _SMALLEST = 256
 
 
@@ -56,6 +55,7 @@ def draw(shown: Shown) -> None:
     found, images = shown.found, shown.photos.images
     for name, reason in found.skipped.items():
         st.info(f"{plain(_title(name))} was left out: {plain(reason)}")
+    st.html(_sizes(len(found) + 1))
     st.html(_legends(shown))
     for note in (*shown.photos.notices, *images.notices, *_notes(shown)):
         st.caption(f":material/info: {plain(note)}")
@@ -97,9 +97,18 @@ def _map(shown: Shown, index: int, name: str) -> None:
 
 
 def _image(key: str, png: bytes, caption: str, alt: str) -> None:
-    # The container has the width (see the page's style); given to the picture, Streamlit would encode it again.
-    with st.container(width=_WIDTH, key=f"picture-{key}"):
+    # The container has the width; given to the picture, Streamlit would encode it again.
+    with st.container(key=f"picture-{key}"):
         st.image(png, width="stretch", alt=alt, caption=plain(caption), output_format="PNG")
+
+
+def _sizes(columns: int) -> str:
+    """Return the style that fits ``columns`` pictures and the predictions into one row, where there is room for that."""
+    beside = 38 + columns  # sidebar, margins, predictions, gaps
+    width = f"clamp(7.7rem, (100vw - {beside}rem) / {columns}, 17rem)"
+    return (
+        f'<style>div:has(> [class*="st-key-picture-"]) {{ flex: none !important; width: {width} !important; }}</style>'
+    )
 
 
 def _png(picture: np.ndarray) -> bytes:

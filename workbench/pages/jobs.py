@@ -19,6 +19,7 @@ from .text import plain, show_error
 T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
 
+_ASKED = "job asked for"
 _PERIOD = 0.1  # seconds between two updates: more would only load the connection
 
 
@@ -41,19 +42,20 @@ def offer(
         icon: of the button.
         at_once: start without a click.
     """
-    asked, running, failure = (f"{state}: {title}" for state in ("asked", "running", "failed"))
-    start = at_once or st.session_state.pop(asked, None) == label  # not if its cost has changed since the click
+    running, failure = f"running: {title}", f"failed: {title}"
+    start = at_once or st.session_state.get(_ASKED) == title
     was_stopped = st.session_state.pop(running, False)
     error = st.session_state.pop(failure, None)
     # The button stays where it is: Streamlit would keep the one that has the focus on the page, next to what replaces it.
     with st.container(horizontal=True):
         st.button(
             label, type="primary", icon=icon, disabled=start, key=f"start: {title}",
-            on_click=st.session_state.__setitem__, args=(asked, label),
+            on_click=st.session_state.__setitem__, args=(_ASKED, title),
         )  # fmt: skip
         if start:
             st.button("Cancel", icon=":material/close:", key=f"cancel: {title}")
     if start:
+        forget()
         st.session_state[running] = not at_once
         try:
             keep(work(_bar(title)))
@@ -65,6 +67,11 @@ def offer(
         show_error(error)
     elif was_stopped:
         st.info(f"{title} was stopped before it finished; nothing of it was kept.", icon=":material/stop_circle:")
+
+
+def forget() -> None:
+    """Drop a click on a job that cannot be offered any more, so that it does not start when it can be again."""
+    st.session_state.pop(_ASKED, None)
 
 
 def _bar(title: str) -> Progress:
