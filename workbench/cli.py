@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,7 +64,7 @@ def models(as_json: Json = False) -> None:
     rows: list[dict[str, Any]] = [
         {
             "name": name,
-            "parameters": sum(_size(shape) for key, shape in s.tensors.items() if ".running_" not in key),
+            "parameters": sum(math.prod(shape) for key, shape in s.tensors.items() if ".running_" not in key),
             "head": s.head,
         }
         for name, s in signatures().items()
@@ -356,13 +357,6 @@ def _size_of(text: str) -> tuple[int, int, int]:
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise OptionError("This is not an input size", text, "Write channels, height and width as 3x64x64.")
     return int(parts[0]), int(parts[1]), int(parts[2])
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
 
 
 def _file_names(ids: tuple[str, ...]) -> list[str]:

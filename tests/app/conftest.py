@@ -19,21 +19,11 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import workbench as wb
-from workbench.doctor import browser as find_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
 
 
 @pytest.fixture
@@ -71,21 +61,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": weights, "classes": list(model.classes), "epoch": 3}, folder / "unknown.pth")
     torch.save({"state_dict": {"a": torch.zeros(3)}, "extra": Payload(folder / "ran")}, folder / "hostile.pth")
     return folder
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, driven by Playwright."""
-    path = find_browser()
-    if path is None:
-        reason = "no Chromium: apt-get install chromium fonts-dejavu-core"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,32 +13,6 @@ import workbench as wb
 from workbench.images import ImageSet
 
 pytestmark = pytest.mark.browser
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        reason = "no Chromium: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +31,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str], list[str]]]:
+def opened(chromium: Any, written: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str], list[str]]]:
     """The page in a window without a network, with what it said on the console and what it asked for."""
-    context = browser.new_context(**getattr(request, "param", {}))
+    context = chromium.new_context(**getattr(request, "param", {}))
     context.set_offline(True)
     page = context.new_page()
     said: list[str] = []
@@ -140,11 +112,11 @@ def test_on_paper_the_static_drawing_takes_over(opened: tuple[Any, list[str], li
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_the_lite_page_draws_too(browser: Any, tmp_path: Path) -> None:
+def test_the_lite_page_draws_too(chromium: Any, tmp_path: Path) -> None:
     path = tmp_path / "lite.html"
     images = ImageSet.of(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     wb.report("sample:shapes-vgg", images, path, epsilons=(8 / 255,), lite=True)
-    page = browser.new_page()
+    page = chromium.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.goto(path.as_uri())

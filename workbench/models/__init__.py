@@ -5,11 +5,11 @@
 ``convert``        the isolated reader of pickle checkpoints (``_reader`` runs in the child)
 ``checkpoint``     containers unwrapped, masks folded, hints kept
 ``signatures``     generated table of torchvision's classifiers
-``identify``       names and shapes → architecture; ``families`` for those without a name
+``identification``  names and shapes → architecture; ``families`` for those without a name
 ``build``          architecture + tensors → network; ``meta`` builds without storage
 ``presets``        preprocessing and torchvision's weight files
 ``vision``         :class:`VisionModel`
-``load``           the front door
+``loading``         the front door
 =================  ============================================================================
 """
 

@@ -168,7 +168,7 @@ class _Options:
             raise OptionError(
                 f"The network has {model.num_classes} classes, and another number of names was given",
                 len(self.classes),
-                "",
+                "Pass one name per logit, in order, or leave classes out.",
             )
         return model
 

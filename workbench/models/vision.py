@@ -51,10 +51,16 @@ class Preset:
         finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
         if len(self.mean) != len(self.std) or not finite or any(value <= 0 for value in self.std):
             raise OptionError(
-                "Mean and std need one number per channel, and std must be positive", f"{self.mean}, {self.std}", ""
+                "Mean and std need one number per channel, and std must be positive",
+                f"{self.mean}, {self.std}",
+                "Pass both per channel, as mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25).",
             )
         if min(self.crop) < 1 or (self.resize is not None and self.resize < 1):
-            raise OptionError("Resize and crop are in pixels and must be positive", f"{self.resize}, {self.crop}", "")
+            raise OptionError(
+                "Resize and crop are in pixels and must be positive",
+                f"{self.resize}, {self.crop}",
+                "Pass crop=(224, 224), say.",
+            )
 
     def __str__(self) -> str:
         size = "×".join(map(str, self.crop))
