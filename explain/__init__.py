@@ -13,6 +13,7 @@ from __future__ import annotations
 from explain.anatomy import Layer, default_layer, layers
 from explain.engine import explain
 from explain.errors import ExplainError, InputError, LayerError, ModelError, NotApplicable
+from explain.linear import LinearInterpreter, linear_interpreter
 from explain.method import Method
 from explain.methods import METHODS
 from explain.results import Explanation, Explanations, normalise
@@ -25,11 +26,13 @@ __all__ = [
     "InputError",
     "Layer",
     "LayerError",
+    "LinearInterpreter",
     "Method",
     "ModelError",
     "NotApplicable",
     "default_layer",
     "explain",
     "layers",
+    "linear_interpreter",
     "normalise",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from explain.inputs import Target, check_images, read_target
 from explain.method import Maps, Method
 from explain.methods import METHODS
 from explain.passes import Pass, Spot
-from explain.results import Explanation, Explanations
+from explain.results import Explanation, Explanations, image_names, provenance
 from explain.view import View, private_view, undisturbed
 
 Progress = Callable[[int, int, str], None]
@@ -66,7 +65,7 @@ def explain(
     started = time.perf_counter()
     chosen = _lookup(methods)
     check_images(images, model)
-    names = _names(ids, len(images))
+    names = image_names(ids, len(images))
     targets = read_target(target, len(images))
     if batch_size < 1:
         raise InputError("The batch size must be at least 1", batch_size, "Leave it out for batches of 32.")
@@ -83,7 +82,7 @@ def explain(
         if progress is not None:
             progress(min(start + batch_size, len(images)), len(images), "explaining")
     options = {"methods": [method.name for method in chosen], "layer": layer, "batch_size": batch_size}
-    return job.results(names, _provenance(model, view, images, options, started))
+    return job.results(names, provenance(model, view, images, options, started))
 
 
 @dataclass
@@ -200,14 +199,6 @@ def _lookup(methods: str | Sequence[str]) -> list[Method]:
     return [METHODS[name] for name in names]
 
 
-def _names(ids: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if ids is None:
-        return tuple(str(number) for number in range(count))
-    if len(ids) != count:
-        raise InputError(f"There are {count} images, and a different number of ids", len(ids), "Pass one id per image.")
-    return tuple(ids)
-
-
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.detach().float() for part in parts])
 
@@ -215,20 +206,3 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _joined_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
     present = [part for part in parts if part is not None]
     return _joined(present) if len(present) == len(parts) else None
-
-
-def _provenance(
-    model: nn.Module, view: View, images: Tensor, options: dict[str, Any], started: float
-) -> dict[str, Any]:
-    pixels = images.detach().to("cpu", torch.float32).contiguous()
-    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
-    digest.update(pixels.numpy().data)
-    return {
-        "model": getattr(model, "name", type(view.root).__name__),
-        "model_digest": getattr(model, "digest", None),
-        "images_digest": digest.hexdigest(),
-        "options": options,
-        "versions": {"torch": torch.__version__},
-        "device": str(view.device),
-        "seconds": time.perf_counter() - started,
-    }

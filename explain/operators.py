@@ -39,7 +39,7 @@ _CHANNELS_FIRST = frozenset(("batch_norm", "conv2d", "conv_transpose2d", "group_
 _DROPOUTS = frozenset((
     "alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout", "feature_dropout",
 ))  # fmt: skip
-_DRAWS = frozenset((
+DRAWS = frozenset((
     "bernoulli", "exponential", "multinomial", "normal", "poisson", "rand", "rand_like", "randint", "randint_like",
     "randn", "randn_like", "random", "randperm", "uniform",
 ))  # fmt: skip
@@ -119,9 +119,9 @@ class Operators(TorchFunctionMode):
             return self._relu(func, name, ceiling, args, kwargs)
         if base in _NOT_RECTIFIERS:
             self.others[base] += 1
-        elif (base in _DRAWS or _is_active_dropout(base, args, kwargs)) and not self.drew_random:
+        elif (base in DRAWS or is_active_dropout(base, args, kwargs)) and not self.drew_random:
             self.drew_random = True
-            self._restore.enter_context(torch.random.fork_rng(devices=_cards()))
+            self._restore.enter_context(torch.random.fork_rng(devices=cards()))
         elif base in _CHANNELS_FIRST:
             return self._laid_out(func(*args, **kwargs), "NCHW")
         elif base == "linear" or (
@@ -162,7 +162,8 @@ class Operators(TorchFunctionMode):
         return y if self._after_relu is None else self._after_relu(x, y)
 
 
-def _cards() -> Sequence[int]:
+def cards() -> Sequence[int]:
+    """Return the graphics cards whose random number generators may be in use."""
     is_up = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return range(torch.cuda.device_count()) if is_up else ()
 
@@ -178,7 +179,8 @@ def _as_relu(base: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple
     return False, None
 
 
-def _is_active_dropout(base: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def is_active_dropout(base: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a call drops out."""
     if base not in _DROPOUTS:
         return False
     return bool(kwargs.get("train", _argument("training", 2, args, kwargs, True)))

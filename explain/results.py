@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from explain.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from explain.view import View
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -111,3 +117,32 @@ def normalise(maps: Tensor) -> Tensor:
     """
     peak = maps.abs().amax(dim=(-2, -1), keepdim=True)
     return torch.where(peak > 0, maps / peak, torch.zeros_like(maps))
+
+
+def image_names(ids: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """Return one name per image: ``ids``, or its number.
+
+    Raises:
+        InputError: there are not ``count`` ids.
+    """
+    if ids is None:
+        return tuple(str(number) for number in range(count))
+    if len(ids) != count:
+        raise InputError(f"There are {count} images, and a different number of ids", len(ids), "Pass one id per image.")
+    return tuple(ids)
+
+
+def provenance(model: nn.Module, view: View, images: Tensor, options: dict[str, Any], started: float) -> dict[str, Any]:
+    """Return what is needed to repeat a computation that began at ``started`` (of ``time.perf_counter``)."""
+    pixels = images.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
+    digest.update(pixels.numpy().data)
+    return {
+        "model": getattr(model, "name", type(view.root).__name__),
+        "model_digest": getattr(model, "digest", None),
+        "images_digest": digest.hexdigest(),
+        "options": options,
+        "versions": {"torch": torch.__version__},
+        "device": str(view.device),
+        "seconds": time.perf_counter() - started,
+    }

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explain.errors import ModelError
+from explain.errors import ExplainError, ModelError
 
 _INTERNAL = frozenset(vars(nn.Module()))
 _HALF = (torch.float16, torch.bfloat16)
@@ -64,6 +64,8 @@ class View:
         """
         try:
             return self.forward(images)
+        except ExplainError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"The network fails on images of shape {tuple(images.shape)}",

@@ -1,0 +1,240 @@
+"""The part of a network between two layers, as something that can be recorded once and replayed on other values.
+
+``start`` is where x comes in: the images, the normalised images that the wrapped network gets, or the output of a layer.
+``end`` is where y goes out. What by-passes ``start`` does not depend on x: it stays what it was and is a constant. Of
+several calls of a layer the last one counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from explain.anatomy import find
+from explain.errors import ModelError, NotApplicable
+from explain.linear.book import Book
+from explain.linear.call import outputs_of
+from explain.linear.tape import Entry, Recorder, Replayer, mark
+from explain.view import View, undisturbed
+
+NORMALISED = object()
+"""Start at the input of the wrapped network."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one batch decided.
+
+    Attributes:
+        images: ``(N, C, H, W)``, as the network takes them.
+        x: ``(N, *in)``, the values at ``start``.
+        y: ``(N, *out)``, the values at ``end``.
+        entries: every call, with its gate.
+        drew_random: the network drew random numbers.
+    """
+
+    images: Tensor
+    x: Tensor
+    y: Tensor
+    entries: tuple[Entry, ...]
+    drew_random: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the gates, in bytes; what two gates share counts once."""
+        storages = {}
+        for entry in self.entries:
+            for tensor in _tensors_in(entry.gate):
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return sum(storages.values())
+
+
+class Circuit:
+    """A network from ``start`` to ``end``.
+
+    Args:
+        view: the network.
+        book: how operators are frozen.
+        start: a layer's name, :data:`NORMALISED`, or ``None`` for the images.
+        end: a layer's name, or ``None`` for the output.
+
+    Raises:
+        LayerError: there is no such layer.
+    """
+
+    def __init__(self, view: View, book: Book, start: Any = None, end: str | None = None) -> None:
+        self.view = view
+        self.start: Any = start if start is None or start is NORMALISED else find(view.root, start)
+        self.end = None if end is None else find(view.root, end)
+        self.names = {id(module): name for name, module in view.root.named_modules()}
+        self._book = book
+        self._calls: Counter[str] = Counter()
+        self._lock = threading.RLock()  # hooks sit on the view for the time of a pass
+
+    def record(self, images: Tensor) -> Recording:
+        """Run ``images`` as they are and write down every decision.
+
+        Raises:
+            ModelError: the network fails, or an end is no tensor with one entry per image.
+            NotApplicable: an operator has no rule, or nothing that is linear is left of the output.
+        """
+        path: list[str] = []
+        recorder = Recorder(self._book, path)
+        caught: list[Tensor] = []
+
+        def enter(value: Tensor) -> Tensor:
+            _check(value, len(images), "start")
+            caught.append(value.detach().clone())
+            return caught[0].clone().requires_grad_()
+
+        with self._lock, undisturbed(self.view.device), self._where(path):
+            images = self.view.load(images)
+            y = self._run(recorder, images, enter)
+        _check(y, len(images), "end")
+        if not y.requires_grad:
+            raise _nothing_linear(recorder)
+        return Recording(images, caught[0], y.detach().clone(), tuple(recorder.entries), recorder.drew_random)
+
+    def replay(
+        self, recording: Recording, x: Tensor, constant: Callable[[Any, Entry, str], Any] | None = None
+    ) -> Tensor:
+        """Return y for other values at ``start``; differentiable with respect to ``x`` if that requires a gradient.
+
+        Args:
+            recording: whose decisions to follow.
+            x: ``(N, *in)``.
+            constant: see :class:`explain.linear.tape.Replayer`.
+        """
+        wants_graph = x.requires_grad or constant is not None
+        with self._lock, undisturbed(self.view.device), torch.set_grad_enabled(wants_graph):
+            return self._run(Replayer(recording.entries, constant), recording.images.clone(), lambda _: x)
+
+    def plain(self, recording: Recording, x: Tensor) -> Tensor:
+        """Return y for other values at ``start``, every unit deciding anew: the network itself."""
+        with self._lock, undisturbed(self.view.device):
+            return self._run(None, recording.images.clone(), lambda _: x)
+
+    def _run(self, mode: Any, images: Tensor, enter: Callable[[Tensor], Tensor]) -> Tensor:
+        if (self.start is not None or self.end is not None) and not self._calls:
+            self._count_calls(images)
+        left = Counter(self._calls)
+        result: list[Any] = []
+
+        def substitute(value: Tensor) -> Tensor:
+            with torch._C.DisableTorchFunction():  # no operator of the network
+                x = enter(value).clone()  # a copy, since the next operator may write into it
+                mark(x)
+            return x
+
+        def starts(module: nn.Module, args: Any, output: Any) -> Any:
+            left["start"] -= 1
+            return substitute(output) if left["start"] == 0 else None
+
+        def ends(module: nn.Module, args: Any, output: Any) -> None:
+            left["end"] -= 1
+            if left["end"] == 0:
+                result.append(output)
+                raise _Reached
+
+        with ExitStack() as stack:
+            root = self.view.root
+            if self.start is NORMALISED:
+                handle = root.register_forward_pre_hook(lambda module, args: (substitute(args[0]), *args[1:]))
+                stack.callback(handle.remove)
+            elif self.start is not None:
+                stack.callback(root.get_submodule(self.start).register_forward_hook(starts).remove)
+            if self.end is not None:
+                stack.callback(root.get_submodule(self.end).register_forward_hook(ends).remove)
+            if mode is not None:
+                stack.enter_context(mode)
+            with suppress(_Reached):
+                result.append(self.view(substitute(images) if self.start is None else images))
+        return result[0]
+
+    def _count_calls(self, images: Tensor) -> None:
+        """Learn which call of a re-used layer is the last, so that a pass can stop there."""
+        counts: Counter[str] = Counter()
+        with ExitStack() as stack, torch.no_grad():
+            for key, name in (("start", self.start), ("end", self.end)):
+                if isinstance(name, str):
+                    module = self.view.root.get_submodule(name)
+                    handle = module.register_forward_hook(lambda *_, key=key: counts.update([key]))
+                    stack.callback(handle.remove)
+            self.view(images.clone())
+        for key, name in (("start", self.start), ("end", self.end)):
+            if isinstance(name, str) and not counts[key]:
+                raise NotApplicable(f"layer {name!r} does not run on these images", None, "Choose another layer.")
+        self._calls = counts
+
+    @contextmanager
+    def _where(self, path: list[str]) -> Iterator[None]:
+        """Keep the names of the running modules in ``path``."""
+
+        def enters(module: nn.Module, args: Any) -> None:
+            path.append(self.names[id(module)])
+
+        def leaves(module: nn.Module, args: Any, output: Any) -> None:
+            path.pop()
+
+        with ExitStack() as stack:
+            for module in self.view.root.modules():
+                stack.callback(module.register_forward_pre_hook(enters).remove)
+                stack.callback(module.register_forward_hook(leaves).remove)
+            yield
+
+
+class _Reached(BaseException):
+    """The pass is over: no error, and no ``except Exception`` of the network may stop it."""
+
+
+def _check(value: Any, count: int, what: str) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        found = f"{type(value).__name__}" if not isinstance(value, Tensor) else str(value.dtype)
+        raise ModelError(
+            f"The {what} of the linear system is not one tensor of numbers",
+            found,
+            f"Choose another layer as {what}=, one that returns a single tensor.",
+        )
+    if value.ndim < 1 or len(value) != count:
+        raise ModelError(
+            f"The {what} of the linear system has no entry per image",
+            f"{tuple(value.shape)} for {count} images",
+            "Its first dimension must be the batch: choose another layer, or pass batch_size=1.",
+        )
+    if not bool(value.detach().isfinite().all()):
+        raise ModelError(f"The network computes NaN or infinity at the {what}", None, "Check its weights.")
+
+
+def _nothing_linear(recorder: Recorder) -> NotApplicable:
+    last = recorder.last_frozen
+    if last is None:
+        return NotApplicable("the output does not depend on the start", None, "Choose a start before the end.")
+    name = getattr(last.func, "__name__", "?").strip("_")
+    return NotApplicable(
+        f"nothing linear is left of the output: its last step, {name!r} at {last.layer or 'the end of the network'}, is a gate "
+        "that stays frozen",
+        None,
+        f"Leave that step out (explanations are defined on logits), or pass rules={{'{name}': 'secant'}} "
+        "if it works number by number.",
+    )
+
+
+def _tensors_in(gate: Any) -> Iterator[Tensor]:
+    if isinstance(gate, dict):
+        for one in gate.values():
+            yield from _tensors_in(one)
+    elif hasattr(gate, "__dataclass_fields__"):
+        for name in gate.__dataclass_fields__:
+            yield from _tensors_in(getattr(gate, name))
+    elif isinstance(gate, list | tuple):
+        for one in gate:
+            yield from _tensors_in(one)
+    else:
+        yield from outputs_of(gate)

@@ -1,0 +1,91 @@
+"""What a rule is: how one family of operators is frozen at one image so that what remains is linear.
+
+While recording, a rule runs its operator and returns the result with a *gate*: what the operator decided, detached from
+the image. While replaying, it applies to other pixels the affine map that the gate fixes; on the pixels that were
+recorded it must give the recorded result, exactly. Everything that it adds goes through ``call.constant``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from explain.linear.call import Call, frozen, outputs_of
+
+
+class Rule:
+    """Base of all rules.
+
+    Attributes:
+        exact_jacobian: the frozen map is the operator's derivative (almost everywhere), so that ``tangent`` mode uses
+            this rule too; other rules are replaced there by the tangent.
+    """
+
+    exact_jacobian: bool = False
+
+    def record(self, call: Call) -> tuple[Any, Any]:
+        """Return the operator's result at the recorded image, and the gate."""
+        raise NotImplementedError
+
+    def replay(self, call: Call, gate: Any) -> Any:
+        """Return the affine map that ``gate`` fixes, applied to the arguments of ``call``."""
+        raise NotImplementedError
+
+    def runs_native(self, gate: Any) -> bool:
+        """Whether a replay may run the operator itself as long as constants stay what they are."""
+        return False
+
+    def is_jacobian(self, call: Call) -> bool:
+        """Whether :attr:`exact_jacobian` holds for this call."""
+        return self.exact_jacobian
+
+    def plain(self, call: Call) -> Any:
+        """Run the operator out of place on the tensors in ``call``, in a form that torch can differentiate forwards."""
+        return call.func(*call.args, **call.kwargs)
+
+    def decision(self, gate: Any) -> Tensor | None:
+        """Return what can be compared between two images: a mask, indices, or the factors; ``None`` if nothing."""
+        return gate if isinstance(gate, Tensor) else None
+
+
+class Freeze(Rule):
+    """The result is a decision of the recorded image and stays what it was: softmax, a sigmoid gate, a comparison.
+
+    A multiplicative gate that is frozen leaves the product with features linear (squeeze-and-excitation, attention);
+    its own biases get no credit.
+    """
+
+    def record(self, call: Call) -> tuple[Any, Any]:
+        result = call.native()
+        kept = copied(result)
+        return self._hand_back(call, kept, result), kept
+
+    def replay(self, call: Call, gate: Any) -> Any:
+        return self._hand_back(call, gate, None)
+
+    @staticmethod
+    def _hand_back(call: Call, kept: Any, result: Any) -> Any:
+        if call.inplace and isinstance(kept, Tensor):
+            target = call.input
+            if target.requires_grad:
+                # Cut from the graph where torch allows it: who reads this tensor later reads a constant.
+                target = target.copy_(kept) if target._is_view() else target.detach_().copy_(kept)
+            elif result is None:
+                target.copy_(kept)
+            return kept.clone() if target.requires_grad else target
+        return copied(kept)
+
+
+def copied(result: Any) -> Any:
+    """Copy what an operator returned, tuples of it included, detached."""
+    if isinstance(result, Tensor):
+        return frozen(result)
+    if any(True for _ in outputs_of(result)):
+        parts = [copied(one) for one in result]
+        kind = type(result)
+        return kind(parts) if hasattr(kind, "n_fields") or kind in (list, tuple) else kind(*parts)
+    return result
+
+
+FREEZE = Freeze()

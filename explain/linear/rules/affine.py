@@ -1,0 +1,182 @@
+"""Operators that are affine as they are: sums, rearrangements, convolutions, products with something constant.
+
+Three kinds of arguments matter. *Factors* are multiplied with each other, *addends* are added, *held* ones are frozen at
+the recorded image when they vary (a denominator, a sampling grid). A product u·v of two factors that both vary is frozen
+symmetrically, ½(u₀·v + u·v₀): exact at the recorded image, and for u = v the secant of the square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explain.errors import NotApplicable
+from explain.linear.call import Call, Place, Slot, as_tensor, frozen, is_addend
+from explain.linear.rule import FREEZE, Rule
+
+Held = dict[Place, Tensor]
+
+
+class Affine(Rule):
+    """An operator that is linear in each factor and in all addends together.
+
+    Args:
+        factors: slots that are multiplied with each other.
+        addends: slots that are added.
+        held: slots that are frozen when they vary.
+    """
+
+    def __init__(self, factors: Sequence[Slot] = (), addends: Sequence[Slot] = (), held: Sequence[Slot] = ()) -> None:
+        self._factors = tuple(factors)
+        self._addends = tuple(addends)
+        self._held = tuple(held)
+
+    def factors(self, call: Call) -> dict[Place, Any]:
+        """Return what is multiplied."""
+        return {place: value for place, value in call.places(self._factors) if isinstance(value, Tensor)}
+
+    def is_jacobian(self, call: Call) -> bool:
+        """Whether things that vary meet by addition only."""
+        varying = [value for value in self.factors(call).values() if value.requires_grad]
+        held = [v for _, v in call.places(self._held) if isinstance(v, Tensor) and v.requires_grad]
+        return len(varying) < 2 and not held
+
+    def runs_native(self, gate: Any) -> bool:
+        """Whether nothing is held."""
+        held, pair, _ = gate
+        return not held and not pair
+
+    def record(self, call: Call) -> tuple[Any, Any]:
+        """Run the operator; the gate is what has to be held, or ``None`` if a plain replay is right."""
+        factors = self.factors(call)
+        varying = {place: frozen(value) for place, value in factors.items() if value.requires_grad}
+        held = {
+            place: frozen(value)
+            for place, value in call.places(self._held)
+            if isinstance(value, Tensor) and value.requires_grad
+        }
+        if len(varying) > 2:
+            raise NotApplicable(
+                f"three or more factors of one product vary with the image in {call.name!r} at {call.layer or 'the top'}",
+                None,
+                "Register a rule for it: explain.linear.register(function, rule).",
+            )
+        result = call.native(held)
+        pair = varying if len(varying) == 2 else {}
+        # What is multiplied is itself an addend when only addends vary: the product is then a constant.
+        lone = next(iter(factors), None) if not varying else None
+        constants = tuple(p for p, value in call.places(self._addends) if is_addend(value))
+        if lone is not None and (constants or any(v.requires_grad for _, v in call.places(self._addends))):
+            constants = (*constants, lone)
+        return result, (held, pair, constants) if held or pair or constants else None
+
+    def replay(self, call: Call, gate: Any) -> Any:
+        held, pair, constants = gate
+        changes: dict[Place, Any] = dict(held)
+        places = dict(call.places((*self._addends, *self._factors)))
+        for place in constants:
+            value = as_tensor(places[place], call.input) if not isinstance(places[place], Tensor) else places[place]
+            changed = call.constant(value, "")
+            if changed is value:
+                continue
+            if call.inplace and place == Place(0):
+                value.copy_(changed)
+            else:
+                changes[place] = changed
+        if not pair:
+            return call.native(changes)
+        (first, u), (second, v) = pair.items()
+        if call.inplace:
+            changes[Place(0)] = call.input.clone()
+            half = call.native({**changes, second: v})
+            changes[Place(0)] = call.input.clone()
+            return call.input.copy_((half + call.native({**changes, first: u.clone()})) / 2)
+        return (call.native({**changes, second: v}) + call.native({**changes, first: u})) / 2
+
+
+class Quotient(Affine):
+    """Division: the numerator is linear, the denominator held. With a constant numerator nothing linear is left."""
+
+    def __init__(self, numerator: Slot, denominator: Slot) -> None:
+        super().__init__(factors=(numerator,), held=(denominator,))
+
+    def record(self, call: Call) -> tuple[Any, Any]:
+        if call.kwargs.get("rounding_mode") is not None or not any(
+            v.requires_grad for v in self.factors(call).values()
+        ):
+            return FREEZE.record(call)
+        return super().record(call)
+
+
+class Einsum(Affine):
+    """``einsum``: all operands are factors, given one by one or as a list."""
+
+    def factors(self, call: Call) -> dict[Place, Any]:
+        return {place: value for place, value in call.tensors() if place.key != 0}
+
+
+class Pad(Rule):
+    """Constant padding adds its value at the border; the other modes rearrange."""
+
+    exact_jacobian = True
+
+    def runs_native(self, gate: Any) -> bool:
+        return True
+
+    def record(self, call: Call) -> tuple[Any, Any]:
+        value = call.argument("value", 3, None)
+        return call.native(), (value if call.argument("mode", 2, "constant") == "constant" and value else None)
+
+    def replay(self, call: Call, gate: Any) -> Any:
+        border = call.input.new_zeros(call.input.shape)
+        padded = call.func(call.input, call.argument("pad", 1), value=0)
+        return padded + call.constant(call.func(border, call.argument("pad", 1), value=gate), "border")
+
+
+class BatchNorm(Rule):
+    """Batch normalisation in evaluation mode: x·γ/√(σ²+ε), and one shift per channel, β − μ·γ/√(σ²+ε).
+
+    Without stored statistics the batch itself decides on both; they are frozen, since the mean of a batch is no function
+    of one image.
+    """
+
+    exact_jacobian = True
+
+    def runs_native(self, gate: Any) -> bool:
+        """Whether the statistics are the stored ones."""
+        return gate[2]
+
+    def is_jacobian(self, call: Call) -> bool:
+        """Whether the statistics are the stored ones."""
+        return call.argument("running_mean", 1) is not None and not call.argument("training", 5, False)
+
+    def record(self, call: Call) -> tuple[Any, Any]:
+        mean, var = call.argument("running_mean", 1), call.argument("running_var", 2)
+        x = call.input
+        stored = self.is_jacobian(call)
+        if not stored:
+            dims = [0, *range(2, x.ndim)]
+            var, mean = (s.detach() for s in torch.var_mean(x.detach(), dims, correction=0))
+        result = call.native()
+        weight, bias = call.argument("weight", 3), call.argument("bias", 4)
+        if any(isinstance(one, Tensor) and one.requires_grad for one in (weight, bias)):
+            raise NotApplicable(
+                f"weight or bias of a batch normalisation vary with the image at {call.layer or 'the top'}",
+                None,
+                "Write the modulation as a product and a sum.",
+            )
+        return result, (frozen(mean), frozen(var), stored)
+
+    def replay(self, call: Call, gate: Any) -> Any:
+        mean, var, _ = gate
+        eps = call.argument("eps", 7, 1e-5)
+        scale = (var + eps).rsqrt()
+        weight, bias = call.argument("weight", 3), call.argument("bias", 4)
+        if weight is not None:
+            scale = scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        shape = (1, -1, *[1] * (call.input.ndim - 2))
+        return call.input * scale.view(shape) + call.constant(shift, "shift").view(shape)

@@ -1,0 +1,220 @@
+"""Recording a forward pass and replaying it: one ``TorchFunctionMode`` each, above autograd.
+
+Above autograd, a rewritten expression is differentiable backwards and forwards like any other; below it (dispatch mode)
+the derivative of the original would already have been noted. Modules, functions, in-place forms and re-used layers look
+the same from here, call by call.
+
+**Who depends on x?** While recording, x requires a gradient and the graph is built, but nothing is saved for it:
+``requires_grad`` then answers for every tensor, views and in-place writes included. What depends on x and is no function
+of it that can be differentiated (a comparison, an ``argmax``, ``.item()``, ``detach``) is a decision, and is replayed
+as recorded, so that a network that branches on its values takes the same branch again.
+
+**What if an operator is not seen?** Custom ``autograd.Function`` and TorchScript code are invisible. Every tensor that
+was made by an operator that was seen is marked; one without a mark is an error that names who made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from explain.errors import ModelError, NotApplicable
+from explain.linear.book import Book, Known, base_name, is_draw
+from explain.linear.call import Call, Constant, outputs_of, tensors_of
+from explain.linear.rule import FREEZE, Rule, copied
+from explain.operators import cards, is_active_dropout
+
+_MARK = "_seen_by_linear_interpreter"
+_IDENTITIES = ("BackwardHookFunctionBackward",)  # full backward hooks wrap tensors in it
+
+
+@dataclass(slots=True)
+class Entry:
+    """One call of the recording.
+
+    Attributes:
+        func: the operator.
+        rule: what to do on replay; ``None`` runs the operator as it is.
+        gate: what the rule kept.
+        layer: dotted name of the module that called.
+        native: the operator may run as it is while constants stay what they are.
+    """
+
+    func: Callable[..., Any]
+    rule: Rule | None = None
+    gate: Any = None
+    layer: str = ""
+    native: bool = False
+
+
+def keep(value: Any, label: str) -> Any:
+    """Let a constant be what it is."""
+    return value
+
+
+class Recorder(TorchFunctionMode):
+    """Runs the network as it is and writes down what its non-linear units decide.
+
+    Args:
+        book: finds the rule of an operator.
+        path: names of the modules that are running, kept up to date by hooks.
+
+    Attributes:
+        entries: one per call, in order.
+        drew_random: the network drew random numbers; they are part of the recording.
+        last_frozen: the last result that was frozen, for error messages.
+    """
+
+    def __init__(self, book: Book, path: list[str]) -> None:
+        super().__init__()
+        self.entries: list[Entry] = []
+        self.drew_random = False
+        self.last_frozen: Entry | None = None
+        self._book = book
+        self._path = path
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Recorder:
+        # The graph only tells who depends on x: nothing is kept for a backward pass that will never come.
+        self._stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_drop, _missing))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._stack.close()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        known = self._book.find(func)
+        if known.transparent:
+            self.entries.append(Entry(func))
+            return func(*args, **kwargs)
+        varying = [tensor for _, tensor in tensors_of(args, kwargs) if tensor.requires_grad]
+        if is_draw(known.name) or is_active_dropout(known.name, args, kwargs):
+            self._draws()
+            if not varying:
+                return self._freeze(func, args, kwargs)
+        if not varying:
+            self.entries.append(Entry(func))
+            return func(*args, **kwargs)
+        for tensor in varying:
+            self._check_seen(tensor)
+        if not torch.is_grad_enabled():  # the network itself said that nothing shall flow through here
+            return self._freeze(func, args, kwargs)
+        return self._record(func, known, args, kwargs)
+
+    def _record(self, func: Callable[..., Any], known: Known, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        call = Call(func, known.name, args, kwargs, self._layer, keep)
+        rule = self._book.in_mode(known.rule, call)
+        result, gate = (call.native(), None) if rule is None else rule.record(call)
+        written = call.input if known.name == "__setitem__" else result
+        varies = any(tensor.requires_grad for tensor in outputs_of(written))
+        if varies and rule is None:
+            raise NotApplicable(
+                f"the linear interpreter has no rule for the operator {call.name!r}, called by "
+                f"{self._layer or 'the network itself'}",
+                None,
+                "Register one: explain.linear.register(function, rule); or use mode='tangent'.",
+            )
+        if not varies:  # a decision: what it was at the recorded image, it stays
+            gate = gate if rule is FREEZE else copied(result)
+            self._note(Entry(func, FREEZE, gate, self._layer))
+        elif gate is None or rule is None:
+            self.entries.append(Entry(func))
+        else:
+            self.entries.append(Entry(func, rule, gate, self._layer, rule.runs_native(gate)))
+        mark(written)
+        return result
+
+    def _freeze(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        result, gate = FREEZE.record(Call(func, base_name(func), args, kwargs, self._layer, keep))
+        self._note(Entry(func, FREEZE, gate, self._layer))
+        return result
+
+    def _note(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        if any(tensor.is_floating_point() for tensor in outputs_of(entry.gate)):
+            self.last_frozen = entry
+
+    def _draws(self) -> None:
+        if not self.drew_random:
+            self.drew_random = True
+            self._stack.enter_context(torch.random.fork_rng(devices=cards()))
+
+    def _check_seen(self, tensor: Tensor) -> None:
+        if hasattr(tensor, _MARK) or (tensor.grad_fn is not None and tensor.grad_fn.name() in _IDENTITIES):
+            return
+        maker = "unknown" if tensor.grad_fn is None else tensor.grad_fn.name()
+        raise NotApplicable(
+            f"the network computes with an operator that cannot be seen, before or in {self._layer or 'itself'}",
+            maker,
+            "Custom autograd functions and TorchScript hide what they do: write the layer with torch's own functions.",
+        )
+
+    @property
+    def _layer(self) -> str:
+        return self._path[-1] if self._path else ""
+
+
+class Replayer(TorchFunctionMode):
+    """Runs the network on other pixels with the decisions of the recording.
+
+    Args:
+        entries: the recording.
+        constant: what becomes of a constant that is added: ``constant(value, layer, label)``; ``None`` keeps it, and
+            lets operators run natively where that is the same.
+    """
+
+    def __init__(self, entries: Sequence[Entry], constant: Callable[[Any, Entry, str], Any] | None = None) -> None:
+        super().__init__()
+        self._entries = iter(entries)
+        self._constant = constant
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        entry = next(self._entries, None)
+        if entry is None or entry.func != func:
+            raise ModelError(
+                "The network takes another path than when it was recorded",
+                f"{base_name(func)} instead of {'the end' if entry is None else base_name(entry.func)}",
+                "It depends on something outside torch (a counter, Python's random numbers, the time).",
+            )
+        collecting = self._constant
+        if entry.rule is None or (entry.native and collecting is None):
+            return func(*args, **(kwargs or {}))
+        constant: Constant = keep if collecting is None else lambda value, label: collecting(value, entry, label)
+        call = Call(func, base_name(func), args, kwargs or {}, entry.layer, constant)
+        return entry.rule.replay(call, entry.gate)
+
+
+def mark(result: Any) -> None:
+    """Note that ``result`` was made by an operator that was seen."""
+    for tensor in outputs_of(result):
+        if tensor.requires_grad:
+            setattr(tensor, _MARK, True)
+
+
+def _drop(tensor: Tensor) -> None:
+    return None
+
+
+def _missing(nothing: None) -> Tensor:
+    raise RuntimeError("the graph of a recording is never used")
