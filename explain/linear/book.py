@@ -156,11 +156,19 @@ def register(operator: Operator, rule: Rule | Literal["secant", "freeze"]) -> No
 
 @dataclass(frozen=True)
 class Known:
-    """What the book says about an operator."""
+    """What the book says about an operator.
+
+    Attributes:
+        name: its base name.
+        rule: how it is frozen, or ``None``.
+        transparent: it reads no value and needs no look.
+        draws: it may draw random numbers.
+    """
 
     name: str
     rule: Rule | None
     transparent: bool
+    draws: bool
 
 
 class Book:
@@ -198,7 +206,7 @@ class Book:
             name = base_name(func)
             rule = self._rules.get(func) or self._rules.get(name)
             transparent = rule is None and (name in _UNSEEN or name.startswith("get "))
-            found = self._found[func] = Known(name, rule, transparent)
+            found = self._found[func] = Known(name, rule, transparent, name in DRAWS or isinstance(rule, Dropout))
         return found
 
     def in_mode(self, rule: Rule | None, call: Call) -> Rule | None:
@@ -223,11 +231,6 @@ def base_name(func: Callable[..., Any]) -> str:
         return about if about in RULES or about == "data" else f"get {about}"
     name = name.partition(".")[0]
     return name if name.endswith("__") else name.rstrip("_") or name
-
-
-def is_draw(name: str) -> bool:
-    """Tell whether an operator draws random numbers."""
-    return name in DRAWS
 
 
 def _read(rule: Any) -> Rule:

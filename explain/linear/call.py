@@ -126,6 +126,18 @@ def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple
                     yield Place(key, item), one
 
 
+def varying_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among arguments that depend on x. Runs for every call of a recording, hence no generators."""
+    found = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [one for one in value if isinstance(one, Tensor) and one.requires_grad]
+    return found
+
+
 def is_addend(value: Any) -> bool:
     """Tell whether ``value`` is a constant that adds something: a tensor of numbers, or a number other than 0."""
     if isinstance(value, Tensor):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,18 +73,30 @@ class Circuit:
         self.view = view
         self.start: Any = start if start is None or start is NORMALISED else find(view.root, start)
         self.end = None if end is None else find(view.root, end)
-        self.names = {id(module): name for name, module in view.root.named_modules()}
+        self._modules = {module: name for name, module in view.root.named_modules()}
         self._book = book
         self._calls: Counter[str] = Counter()
         self._lock = threading.RLock()  # hooks sit on the view for the time of a pass
 
-    def record(self, images: Tensor) -> Recording:
+    def record(self, images: Tensor, named: bool = False) -> Recording:
         """Run ``images`` as they are and write down every decision.
+
+        Args:
+            images: ``(N, C, H, W)``.
+            named: note the layer of every call. Hooks on every module cost more than the rest of a recording.
 
         Raises:
             ModelError: the network fails, or an end is no tensor with one entry per image.
             NotApplicable: an operator has no rule, or nothing that is linear is left of the output.
         """
+        try:
+            return self._record(images, named)
+        except NotApplicable:
+            if named:
+                raise
+            return self._record(images, named=True)  # once more, to say in which layer
+
+    def _record(self, images: Tensor, named: bool) -> Recording:
         path: list[str] = []
         recorder = Recorder(self._book, path)
         caught: list[Tensor] = []
@@ -94,7 +106,7 @@ class Circuit:
             caught.append(value.detach().clone())
             return caught[0].clone().requires_grad_()
 
-        with self._lock, undisturbed(self.view.device), self._where(path):
+        with self._lock, undisturbed(self.view.device), self._names(path) if named else nullcontext():
             images = self.view.load(images)
             y = self._run(recorder, images, enter)
         _check(y, len(images), "end")
@@ -174,17 +186,17 @@ class Circuit:
         self._calls = counts
 
     @contextmanager
-    def _where(self, path: list[str]) -> Iterator[None]:
+    def _names(self, path: list[str]) -> Iterator[None]:
         """Keep the names of the running modules in ``path``."""
 
         def enters(module: nn.Module, args: Any) -> None:
-            path.append(self.names[id(module)])
+            path.append(self._modules[module])
 
         def leaves(module: nn.Module, args: Any, output: Any) -> None:
             path.pop()
 
         with ExitStack() as stack:
-            for module in self.view.root.modules():
+            for module in self._modules:
                 stack.callback(module.register_forward_pre_hook(enters).remove)
                 stack.callback(module.register_forward_hook(leaves).remove)
             yield

@@ -258,15 +258,19 @@ class LinearInterpreter:
         """
         if not -len(self) <= image < len(self):
             raise InputError("There is no such image", image, f"There are {len(self)} images.")
+        if len(self) == 1:
+            return self
         image %= len(self)
-        (recording,) = (one for position, one in enumerate(self._alone()) if position == image)
-        return LinearInterpreter(self._circuit, [recording], (self.ids[image],), self.provenance)
+        return LinearInterpreter(self._circuit, [self._alone()[image]], (self.ids[image],), self.provenance)
 
     def _alone(self) -> list[Recording]:
-        """Return one recording per image: what belongs to one image cannot be told inside a batch."""
+        """Return one recording per image, with names: what belongs to one image cannot be told inside a batch."""
         if not hasattr(self, "_singles"):
+            # A network that draws would draw anew.
             self._singles = [
-                recording if len(recording.x) == 1 else self._circuit.record(image)
+                recording
+                if len(recording.x) == 1 and recording.drew_random
+                else self._circuit.record(image, named=True)
                 for recording in self._recordings
                 for image in torch.split(recording.images, 1)
             ]

@@ -57,24 +57,17 @@ class Freeze(Rule):
     """
 
     def record(self, call: Call) -> tuple[Any, Any]:
-        result = call.native()
-        kept = copied(result)
-        return self._hand_back(call, kept, result), kept
+        kept = copied(call.native())
+        return self.replay(call, kept), kept
 
     def replay(self, call: Call, gate: Any) -> Any:
-        return self._hand_back(call, gate, None)
-
-    @staticmethod
-    def _hand_back(call: Call, kept: Any, result: Any) -> Any:
-        if call.inplace and isinstance(kept, Tensor):
-            target = call.input
-            if target.requires_grad:
-                # Cut from the graph where torch allows it: who reads this tensor later reads a constant.
-                target = target.copy_(kept) if target._is_view() else target.detach_().copy_(kept)
-            elif result is None:
-                target.copy_(kept)
-            return kept.clone() if target.requires_grad else target
-        return copied(kept)
+        if not (call.inplace and isinstance(gate, Tensor)):
+            return copied(gate)
+        target = call.input
+        if target.requires_grad and not target._is_view():
+            target.detach_()  # who reads this tensor later reads a constant
+        target.copy_(gate)
+        return frozen(gate) if target.requires_grad else target
 
 
 def copied(result: Any) -> Any:

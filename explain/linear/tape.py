@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from explain.errors import ModelError, NotApplicable
-from explain.linear.book import Book, Known, base_name, is_draw
-from explain.linear.call import Call, Constant, outputs_of, tensors_of
+from explain.linear.book import Book, Known, base_name
+from explain.linear.call import Call, Constant, outputs_of, varying_in
 from explain.linear.rule import FREEZE, Rule, copied
 from explain.operators import cards, is_active_dropout
 
@@ -42,7 +42,7 @@ class Entry:
         func: the operator.
         rule: what to do on replay; ``None`` runs the operator as it is.
         gate: what the rule kept.
-        layer: dotted name of the module that called.
+        layer: dotted name of the module that called, in a recording with names.
         native: the operator may run as it is while constants stay what they are.
     """
 
@@ -63,7 +63,7 @@ class Recorder(TorchFunctionMode):
 
     Args:
         book: finds the rule of an operator.
-        path: names of the modules that are running, kept up to date by hooks.
+        path: names of the modules that are running, kept up to date by hooks; empty if nobody asked for names.
 
     Attributes:
         entries: one per call, in order.
@@ -102,16 +102,17 @@ class Recorder(TorchFunctionMode):
         if known.transparent:
             self.entries.append(Entry(func))
             return func(*args, **kwargs)
-        varying = [tensor for _, tensor in tensors_of(args, kwargs) if tensor.requires_grad]
-        if is_draw(known.name) or is_active_dropout(known.name, args, kwargs):
-            self._draws()
-            if not varying:
+        varying = varying_in(args, kwargs)
+        if known.draws and (known.rule is None or is_active_dropout(known.name, args, kwargs)):
+            self._keep_generators()
+            if known.rule is None or not varying:
                 return self._freeze(func, args, kwargs)
         if not varying:
             self.entries.append(Entry(func))
             return func(*args, **kwargs)
         for tensor in varying:
-            self._check_seen(tensor)
+            if not hasattr(tensor, _MARK):
+                self._check_seen(tensor)
         if not torch.is_grad_enabled():  # the network itself said that nothing shall flow through here
             return self._freeze(func, args, kwargs)
         return self._record(func, known, args, kwargs)
@@ -121,7 +122,7 @@ class Recorder(TorchFunctionMode):
         rule = self._book.in_mode(known.rule, call)
         result, gate = (call.native(), None) if rule is None else rule.record(call)
         written = call.input if known.name == "__setitem__" else result
-        varies = any(tensor.requires_grad for tensor in outputs_of(written))
+        varies = mark(written)
         if varies and rule is None:
             raise NotApplicable(
                 f"the linear interpreter has no rule for the operator {call.name!r}, called by "
@@ -136,7 +137,6 @@ class Recorder(TorchFunctionMode):
             self.entries.append(Entry(func))
         else:
             self.entries.append(Entry(func, rule, gate, self._layer, rule.runs_native(gate)))
-        mark(written)
         return result
 
     def _freeze(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -149,13 +149,13 @@ class Recorder(TorchFunctionMode):
         if any(tensor.is_floating_point() for tensor in outputs_of(entry.gate)):
             self.last_frozen = entry
 
-    def _draws(self) -> None:
+    def _keep_generators(self) -> None:
         if not self.drew_random:
             self.drew_random = True
             self._stack.enter_context(torch.random.fork_rng(devices=cards()))
 
     def _check_seen(self, tensor: Tensor) -> None:
-        if hasattr(tensor, _MARK) or (tensor.grad_fn is not None and tensor.grad_fn.name() in _IDENTITIES):
+        if tensor.grad_fn is not None and tensor.grad_fn.name() in _IDENTITIES:
             return
         maker = "unknown" if tensor.grad_fn is None else tensor.grad_fn.name()
         raise NotApplicable(
@@ -205,11 +205,14 @@ class Replayer(TorchFunctionMode):
         return entry.rule.replay(call, entry.gate)
 
 
-def mark(result: Any) -> None:
-    """Note that ``result`` was made by an operator that was seen."""
-    for tensor in outputs_of(result):
-        if tensor.requires_grad:
-            setattr(tensor, _MARK, True)
+def mark(result: Any) -> bool:
+    """Note that ``result`` was made by an operator that was seen, and tell whether it depends on x."""
+    if isinstance(result, Tensor):
+        if result.requires_grad:
+            setattr(result, _MARK, True)
+        return result.requires_grad
+    marked = [mark(one) for one in result] if isinstance(result, list | tuple) else []
+    return any(marked)
 
 
 def _drop(tensor: Tensor) -> None:

@@ -33,6 +33,8 @@ class Affine(Rule):
         self._factors = tuple(factors)
         self._addends = tuple(addends)
         self._held = tuple(held)
+        self._has_factors = bool(factors) or type(self) is not Affine
+        self._rearranges = type(self) is Affine and not (factors or addends or held)
 
     def factors(self, call: Call) -> dict[Place, Any]:
         """Return what is multiplied."""
@@ -51,27 +53,29 @@ class Affine(Rule):
 
     def record(self, call: Call) -> tuple[Any, Any]:
         """Run the operator; the gate is what has to be held, or ``None`` if a plain replay is right."""
-        factors = self.factors(call)
-        varying = {place: frozen(value) for place, value in factors.items() if value.requires_grad}
-        held = {
-            place: frozen(value)
-            for place, value in call.places(self._held)
-            if isinstance(value, Tensor) and value.requires_grad
-        }
+        if self._rearranges:
+            return call.native(), None
+        factors = self.factors(call) if self._has_factors else {}
+        varying = [place for place, value in factors.items() if value.requires_grad]
+        held = self._held_values(call) if self._held else {}
         if len(varying) > 2:
             raise NotApplicable(
                 f"three or more factors of one product vary with the image in {call.name!r} at {call.layer or 'the top'}",
                 None,
                 "Register a rule for it: explain.linear.register(function, rule).",
             )
+        pair = {place: frozen(factors[place]) for place in varying} if len(varying) == 2 else {}
         result = call.native(held)
-        pair = varying if len(varying) == 2 else {}
         # What is multiplied is itself an addend when only addends vary: the product is then a constant.
         lone = next(iter(factors), None) if not varying else None
         constants = tuple(p for p, value in call.places(self._addends) if is_addend(value))
         if lone is not None and (constants or any(v.requires_grad for _, v in call.places(self._addends))):
             constants = (*constants, lone)
         return result, (held, pair, constants) if held or pair or constants else None
+
+    def _held_values(self, call: Call) -> dict[Place, Tensor]:
+        values = ((place, value) for place, value in call.places(self._held) if isinstance(value, Tensor))
+        return {place: frozen(value) for place, value in values if value.requires_grad}
 
     def replay(self, call: Call, gate: Any) -> Any:
         held, pair, constants = gate
@@ -136,6 +140,10 @@ class Pad(Rule):
         return padded + call.constant(call.func(border, call.argument("pad", 1), value=gate), "border")
 
 
+STORED = "stored statistics"
+"""Gate of a normalisation whose statistics do not depend on the image."""
+
+
 class BatchNorm(Rule):
     """Batch normalisation in evaluation mode: x·γ/√(σ²+ε), and one shift per channel, β − μ·γ/√(σ²+ε).
 
@@ -147,19 +155,18 @@ class BatchNorm(Rule):
 
     def runs_native(self, gate: Any) -> bool:
         """Whether the statistics are the stored ones."""
-        return gate[2]
+        return gate is STORED
 
     def is_jacobian(self, call: Call) -> bool:
         """Whether the statistics are the stored ones."""
         return call.argument("running_mean", 1) is not None and not call.argument("training", 5, False)
 
     def record(self, call: Call) -> tuple[Any, Any]:
-        mean, var = call.argument("running_mean", 1), call.argument("running_var", 2)
-        x = call.input
-        stored = self.is_jacobian(call)
-        if not stored:
-            dims = [0, *range(2, x.ndim)]
-            var, mean = (s.detach() for s in torch.var_mean(x.detach(), dims, correction=0))
+        gate: Any = STORED
+        if not self.is_jacobian(call):
+            x = call.input.detach()
+            var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+            gate = mean, var
         result = call.native()
         weight, bias = call.argument("weight", 3), call.argument("bias", 4)
         if any(isinstance(one, Tensor) and one.requires_grad for one in (weight, bias)):
@@ -168,10 +175,11 @@ class BatchNorm(Rule):
                 None,
                 "Write the modulation as a product and a sum.",
             )
-        return result, (frozen(mean), frozen(var), stored)
+        return result, gate
 
     def replay(self, call: Call, gate: Any) -> Any:
-        mean, var, _ = gate
+        stored = call.argument("running_mean", 1), call.argument("running_var", 2)
+        mean, var = stored if gate is STORED else gate
         eps = call.argument("eps", 7, 1e-5)
         scale = (var + eps).rsqrt()
         weight, bias = call.argument("weight", 3), call.argument("bias", 4)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from explain.linear.call import Call
 from explain.linear.rule import Rule
-from explain.linear.rules.affine import BatchNorm
+from explain.linear.rules.affine import STORED, BatchNorm
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,19 @@ class Standardise(Rule):
 
     def record(self, call: Call) -> tuple[Any, Any]:
         if call.name == "instance_norm" and not call.argument("use_input_stats", 5, True):
-            return call.native(), None
+            return call.native(), STORED
+        if call.name == "layer_norm":  # the statistics come with the result
+            shape, weight, bias = (call.argument(n, i) for i, n in enumerate(("normalized_shape", "weight", "bias"), 1))
+            y, mean, scale = torch.native_layer_norm(call.input, shape, weight, bias, call.argument("eps", 4, 1e-5))
+            return y, _Gate(scale.detach(), mean.detach() if self._freeze_mean else None)
         grouped, dims = self._grouped(call, call.input.detach())
         var, mean = torch.var_mean(grouped, dims, correction=0, keepdim=True)
         eps = call.argument("eps", 7 if call.name == "instance_norm" else 4, 1e-5)
         return call.native(), _Gate((var + eps).rsqrt(), mean if self._freeze_mean else None)
 
     def replay(self, call: Call, gate: Any) -> Any:
-        if gate is None:
-            return _STORED.replay(call, (call.argument("running_mean", 1), call.argument("running_var", 2), True))
+        if gate is STORED:
+            return _BATCH_NORM.replay(call, gate)
         x, dims = self._grouped(call, call.input)
         mean = x.mean(dims, keepdim=True) if gate.mean is None else call.constant(gate.mean, "mean")
         y = torch.addcmul(-mean * gate.scale, x, gate.scale).view(call.input.shape)
@@ -63,8 +67,12 @@ class Standardise(Rule):
         weight = weight.view(shape) if shape else weight
         return y * weight if bias is None else torch.addcmul(bias, y, weight)
 
+    def runs_native(self, gate: Any) -> bool:
+        """Whether the statistics are the stored ones."""
+        return gate is STORED
+
     def decision(self, gate: Any) -> Tensor | None:
-        return None if gate is None else gate.scale
+        return None if gate is STORED else gate.scale
 
     @staticmethod
     def _grouped(call: Call, x: Tensor) -> tuple[Tensor, list[int]]:
@@ -77,7 +85,7 @@ class Standardise(Rule):
         return x, list(range(2, x.ndim))
 
 
-_STORED = BatchNorm()
+_BATCH_NORM = BatchNorm()
 
 
 class RootMeanSquare(Rule):
