@@ -65,7 +65,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
         "add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsub__ __isub__ copy",
     ),
     _named(_sum("tensors 0"), "cat concat concatenate stack hstack vstack dstack column_stack row_stack"),
-    _named(_sum("input 1, other 2"), "where"),
+    _named(_sum("self 0, input 1, other 2"), "where"),
     _named(_sum("input 0, value 2"), "masked_fill __setitem__ index_fill"),
     _named(_sum("input 0, source 2"), "masked_scatter"),
     _named(_sum("input 0, values 2"), "index_put"),
@@ -73,7 +73,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     _named(_sum("input 0, src 3"), "scatter scatter_add"),
     _named(_sum("input 0, value 1"), "fill"),
     _named(_sum("input 0"), "zero"),
-    _named(Affine(_slots("weight 2"), _slots("input 0, end 1")), "lerp"),
+    _named(_sum("input 0, end 1"), "lerp"),
     _named(_product("input 0, other 1"), "mul multiply __mul__ __rmul__ __imul__ matmul __matmul__ __rmatmul__"),
     _named(_product("input 0, mat2 1"), "mm bmm"),
     _named(_product("input 0, vec 1"), "mv"),
@@ -102,7 +102,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     _named(Power(), "pow __pow__ __ipow__ float_power"),
     _named(Gated(), "glu"),
     _named(FREEZE, _GATES),
-    _named(FREEZE, "softmax softmin log_softmax gumbel_softmax logsumexp var std var_mean std_mean prod"),
+    _named(FREEZE, "softmax softmin log_softmax logsumexp var std var_mean std_mean prod"),
     _named(FREEZE, "norm linalg_norm linalg_vector_norm cosine_similarity pairwise_distance cdist dist"),
     _named(UnitLength(), "normalize"),
     _named(RootMeanSquare(), "rms_norm"),
@@ -133,8 +133,9 @@ _TRANSPARENT = """
     _assert _set_grad_enabled register_hook __hash__ __repr__ __format__ is_same_size
 """
 _UNSEEN = frozenset(_TRANSPARENT.split())
-_OF_ONE_NUMBER = frozenset((*_POINTWISE.split(), *_GATES.split())) - {"__rpow__"}
+OF_ONE_NUMBER = frozenset((*_POINTWISE.split(), *_GATES.split())) - {"__rpow__"}
 _POINTWISE_TANGENT = PointwiseTangent()
+_DRAWS = DRAWS | {"gumbel_softmax"}
 _RECIPES: dict[str, Rule] = {"secant": Secant(), "freeze": FREEZE}
 _registered: dict[Operator, Rule] = {}
 
@@ -206,14 +207,14 @@ class Book:
             name = base_name(func)
             rule = self._rules.get(func) or self._rules.get(name)
             transparent = rule is None and (name in _UNSEEN or name.startswith("get "))
-            found = self._found[func] = Known(name, rule, transparent, name in DRAWS or isinstance(rule, Dropout))
+            found = self._found[func] = Known(name, rule, transparent, name in _DRAWS or isinstance(rule, Dropout))
         return found
 
     def in_mode(self, rule: Rule | None, call: Call) -> Rule | None:
         """Return the rule to use for a call: in tangent mode the tangent, unless the rule is that already."""
         if self._mode == "secant" or (rule is not None and rule.is_jacobian(call)):
             return rule
-        if call.name in _OF_ONE_NUMBER:
+        if call.name in OF_ONE_NUMBER:
             return _POINTWISE_TANGENT
         if rule not in self._tangents:
             self._tangents[rule] = Tangent(None if rule is FREEZE else rule)

@@ -39,6 +39,7 @@ class Call:
         layer: dotted name of the module that made the call.
         constant: ``constant(value, label)``, to be called on everything that is *added* to what varies: returns the
             value itself, zero, or a leaf of the graph, after what is asked for.
+        varying: while recording, how many of the tensors depend on x.
     """
 
     func: Callable[..., Any]
@@ -47,6 +48,7 @@ class Call:
     kwargs: Mapping[str, Any]
     layer: str
     constant: Constant
+    varying: int = 0
 
     @property
     def inplace(self) -> bool:
@@ -105,7 +107,7 @@ class Call:
         """Yield all tensors among the arguments."""
         yield from tensors_of(self.args, self.kwargs)
 
-    def varying(self) -> dict[Place, Tensor]:
+    def varying_places(self) -> dict[Place, Tensor]:
         """Return the tensors that depend on x. Only while recording: a replay does not track them."""
         return {place: tensor for place, tensor in self.tensors() if tensor.requires_grad}
 

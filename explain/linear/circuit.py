@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from explain.anatomy import find
 from explain.errors import ModelError, NotApplicable
-from explain.linear.book import Book
+from explain.linear.book import OF_ONE_NUMBER, Book, base_name
 from explain.linear.call import outputs_of
 from explain.linear.tape import Entry, Recorder, Replayer, mark
+from explain.operators import Operators
 from explain.view import View, undisturbed
 
 NORMALISED = object()
@@ -126,14 +128,14 @@ class Circuit:
         """
         wants_graph = x.requires_grad or constant is not None
         with self._lock, undisturbed(self.view.device), torch.set_grad_enabled(wants_graph):
-            return self._run(Replayer(recording.entries, constant), recording.images.clone(), lambda _: x)
+            return self._run(Replayer(self._book, recording.entries, constant), recording.images.clone(), lambda _: x)
 
     def plain(self, recording: Recording, x: Tensor) -> Tensor:
         """Return y for other values at ``start``, every unit deciding anew: the network itself."""
         with self._lock, undisturbed(self.view.device):
-            return self._run(None, recording.images.clone(), lambda _: x)
+            return self._run(Operators(), recording.images.clone(), lambda _: x)  # puts back what random draws use up
 
-    def _run(self, mode: Any, images: Tensor, enter: Callable[[Tensor], Tensor]) -> Tensor:
+    def _run(self, mode: TorchFunctionMode, images: Tensor, enter: Callable[[Tensor], Tensor]) -> Tensor:
         if (self.start is not None or self.end is not None) and not self._calls:
             self._count_calls(images)
         left = Counter(self._calls)
@@ -164,8 +166,7 @@ class Circuit:
                 stack.callback(root.get_submodule(self.start).register_forward_hook(starts).remove)
             if self.end is not None:
                 stack.callback(root.get_submodule(self.end).register_forward_hook(ends).remove)
-            if mode is not None:
-                stack.enter_context(mode)
+            stack.enter_context(mode)
             with suppress(_Reached):
                 result.append(self.view(substitute(images) if self.start is None else images))
         return result[0]
@@ -173,7 +174,7 @@ class Circuit:
     def _count_calls(self, images: Tensor) -> None:
         """Learn which call of a re-used layer is the last, so that a pass can stop there."""
         counts: Counter[str] = Counter()
-        with ExitStack() as stack, torch.no_grad():
+        with ExitStack() as stack, torch.no_grad(), Operators():
             for key, name in (("start", self.start), ("end", self.end)):
                 if isinstance(name, str):
                     module = self.view.root.get_submodule(name)
@@ -228,14 +229,34 @@ def _nothing_linear(recorder: Recorder) -> NotApplicable:
     last = recorder.last_frozen
     if last is None:
         return NotApplicable("the output does not depend on the start", None, "Choose a start before the end.")
-    name = getattr(last.func, "__name__", "?").strip("_")
+    name = base_name(last.func)
+    advice = "Leave that step out: explanations are defined on logits."
+    if name in OF_ONE_NUMBER:
+        advice += f" Or pass rules={{'{name}': 'secant'}} to count it as an activation."
     return NotApplicable(
-        f"nothing linear is left of the output: its last step, {name!r} at {last.layer or 'the end of the network'}, is a gate "
-        "that stays frozen",
+        f"nothing linear is left of the output: its last step, {name!r} at {last.layer or 'the end of the network'}, "
+        "is a gate that stays frozen",
         None,
-        f"Leave that step out (explanations are defined on logits), or pass rules={{'{name}': 'secant'}} "
-        "if it works number by number.",
+        advice,
     )
+
+
+def gradients(
+    y: Tensor, xs: Sequence[Tensor], u: Tensor | None = None, keep: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Return ⟨u, ∂y/∂x⟩ for each x, ``None`` where y does not depend on it.
+
+    Raises:
+        ModelError: the network recomputes parts of itself during the backward pass.
+    """
+    try:
+        return torch.autograd.grad(y, xs, u, retain_graph=keep, allow_unused=True)
+    except RuntimeError as error:
+        raise ModelError(
+            "The frozen network cannot be run backwards",
+            f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            "If it uses activation checkpointing (torch.utils.checkpoint), switch that off.",
+        ) from error
 
 
 def _tensors_in(gate: Any) -> Iterator[Tensor]:

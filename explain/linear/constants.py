@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from explain.linear.book import base_name
-from explain.linear.circuit import Circuit, Recording
+from explain.linear.circuit import Circuit, Recording, gradients
 from explain.linear.tape import Entry
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _of_one(
     y = circuit.replay(recording, torch.zeros_like(recording.x), constant).flatten(1)[0, output]
     if not leaves or not y.requires_grad:
         return []
-    grads = torch.autograd.grad(y, [leaf for leaf, _, _ in leaves], allow_unused=True)
+    grads = gradients(y, [leaf for leaf, _, _ in leaves])
     found = []
     for (leaf, entry, name), grad in zip(leaves, grads, strict=True):
         # A mask of -inf that only feeds a frozen softmax has gradient 0, and 0 is what it contributes.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from explain.errors import InputError
 from explain.inputs import check_images
 from explain.linear.book import Book, Mode, Operator
-from explain.linear.circuit import NORMALISED, Circuit
+from explain.linear.circuit import NORMALISED, Circuit, Recording
 from explain.linear.interpreter import LinearInterpreter, Space
 from explain.results import image_names, provenance
 from explain.view import private_view
@@ -77,13 +77,23 @@ def linear_interpreter(
             "Use space='raw', or pass start= the layer that normalises.",
         )
     circuit = Circuit(view, Book(mode, rules, freeze_mean), NORMALISED if space == "normalised" else start, end)
-    recordings = []
-    for first in range(0, len(images), batch_size):
-        recordings.append(circuit.record(images[first : first + batch_size]))
-        if progress is not None:
-            progress(min(first + batch_size, len(images)), len(images), "recording")
+    if view.notices:  # it looks at the whole batch: an image's own system exists only for a batch of one
+        batch_size = 1
+    recordings = _recorded(circuit, images, batch_size, progress)
+    if batch_size > 1 and any(recording.drew_random for recording in recordings):
+        # What belongs to one image cannot be told inside a batch, and another pass would draw anew.
+        recordings = _recorded(circuit, images, 1, progress)
     options = {
         "mode": mode, "space": space, "start": start, "end": end, "freeze_mean": freeze_mean,
         "rules": {str(key): str(value) for key, value in (rules or {}).items()}, "batch_size": batch_size,
     }  # fmt: skip
     return LinearInterpreter(circuit, recordings, names, provenance(model, view, images, options, started))
+
+
+def _recorded(circuit: Circuit, images: Tensor, batch_size: int, progress: Progress | None) -> list[Recording]:
+    recordings = []
+    for first in range(0, len(images), batch_size):
+        recordings.append(circuit.record(images[first : first + batch_size]))
+        if progress is not None:
+            progress(min(first + batch_size, len(images)), len(images), "recording")
+    return recordings

@@ -17,7 +17,7 @@ from torch import Tensor
 from explain.errors import InputError
 from explain.inputs import check_images
 from explain.linear.book import Mode
-from explain.linear.circuit import Circuit, Recording
+from explain.linear.circuit import Circuit, Recording, gradients
 from explain.linear.constants import BiasTerms, bias_terms
 from explain.linear.measures import Change, GateAgreement, JacobianGap, Shares, gate_agreement, jacobian_gap
 from explain.linear.spectrum import Spectrum, spectrum
@@ -85,9 +85,18 @@ class LinearInterpreter:
 
     @cached_property
     def residual(self) -> Tensor:
-        """``(N,)``: largest |A·x₀ + b − f(x₀)| relative to the largest |f(x₀)|, with A·x₀ and b computed apart."""
-        gap = (self.apply(self.inputs) + self.bias - self.outputs).flatten(1).abs().amax(1)
-        return gap / self.outputs.flatten(1).abs().amax(1).clamp_min(torch.finfo(gap.dtype).tiny)
+        """``(N,)``: how far the linear system is from the network, relative to the largest |f(x₀)|; rounding, if all is well.
+
+        The larger of |A·x₀ + b − f(x₀)| over all outputs, with A·x₀ and b computed apart, and of |⟨Aᵀu, x₀⟩ + ⟨u, b⟩ −
+        ⟨u, f(x₀)⟩| for one u of random signs (seeded), divided by √outputs: the one checks replays, the other adjoints.
+        """
+        outputs = self.outputs.flatten(1)
+        forwards = (self.apply(self.inputs) + self.bias - self.outputs).flatten(1).abs().amax(1)
+        coin = torch.Generator().manual_seed(0)
+        u = torch.randint(2, self.outputs.shape[1:], generator=coin).mul(2).sub(1).to(outputs).expand_as(self.outputs)
+        pulled = (self.adjoint(u) * self.inputs).flatten(1).sum(1)
+        backwards = (pulled + (u * (self.bias - self.outputs)).flatten(1).sum(1)).abs() / math.sqrt(outputs.shape[1])
+        return forwards.maximum(backwards) / outputs.abs().amax(1).clamp_min(torch.finfo(outputs.dtype).tiny)
 
     def replay(self, x: Tensor) -> Tensor:
         """Return A·x + b ``(N, *out)``: the decisions of one image, the pixels of another.
@@ -303,17 +312,13 @@ class LinearInterpreter:
     def _pull(self, recording: Recording, units: Sequence[Tensor]) -> list[Tensor]:
         """Return Aᵀ·u for several u, from one replay."""
         x = recording.x.clone().requires_grad_()
-        y = self._circuit.replay(recording, x)
-        return [
-            torch.autograd.grad(y, x, unit, retain_graph=number < len(units) - 1)[0]
-            for number, unit in enumerate(units)
-        ]
+        return _pulled(self._circuit.replay(recording, x), x, units)
 
     def _gradient(self, u: Tensor) -> Tensor:
         found = []
         for recording, part in self._parts(u):
             x = recording.x.clone().requires_grad_()
-            found.append(torch.autograd.grad(self._circuit.plain(recording, x), x, part)[0])
+            found += _pulled(self._circuit.plain(recording, x), x, [part])
         return torch.cat(found)
 
     def _chosen(self, k: Which) -> Tensor:
@@ -327,7 +332,15 @@ class LinearInterpreter:
 
 
 def _notes(circuit: Circuit, recordings: Sequence[Recording]) -> tuple[str, ...]:
-    notes = list(circuit.view.notices)
+    notes = [f"{notice}; here each image is its own batch" for notice in circuit.view.notices]
     if any(recording.drew_random for recording in recordings):
         notes.append("the network draws random numbers in evaluation mode: these are the systems of one draw")
     return tuple(notes)
+
+
+def _pulled(y: Tensor, x: Tensor, units: Sequence[Tensor]) -> list[Tensor]:
+    found = []
+    for number, unit in enumerate(units, 1):
+        (gradient,) = gradients(y, [x], unit, keep=number < len(units))
+        found.append(torch.zeros_like(x) if gradient is None else gradient)
+    return found

@@ -260,4 +260,5 @@ def jacobian_gap(lens: LinearInterpreter) -> JacobianGap:
         ):
             total += part.sum(1)
     gap, a, j, inner = sums
-    return JacobianGap((gap / a).sqrt(), inner / (a * j).sqrt(), exact, lens.ids)
+    ratio = torch.where(gap == 0, gap, (gap / a).sqrt())  # also for A = J = 0
+    return JacobianGap(ratio, inner / (a * j).sqrt(), exact, lens.ids)

@@ -100,7 +100,6 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         known = self._book.find(func)
         if known.transparent:
-            self.entries.append(Entry(func))
             return func(*args, **kwargs)
         varying = varying_in(args, kwargs)
         if known.draws and (known.rule is None or is_active_dropout(known.name, args, kwargs)):
@@ -115,10 +114,9 @@ class Recorder(TorchFunctionMode):
                 self._check_seen(tensor)
         if not torch.is_grad_enabled():  # the network itself said that nothing shall flow through here
             return self._freeze(func, args, kwargs)
-        return self._record(func, known, args, kwargs)
+        return self._record(known, Call(func, known.name, args, kwargs, self._layer, keep, len(varying)))
 
-    def _record(self, func: Callable[..., Any], known: Known, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        call = Call(func, known.name, args, kwargs, self._layer, keep)
+    def _record(self, known: Known, call: Call) -> Any:
         rule = self._book.in_mode(known.rule, call)
         result, gate = (call.native(), None) if rule is None else rule.record(call)
         written = call.input if known.name == "__setitem__" else result
@@ -126,17 +124,17 @@ class Recorder(TorchFunctionMode):
         if varies and rule is None:
             raise NotApplicable(
                 f"the linear interpreter has no rule for the operator {call.name!r}, called by "
-                f"{self._layer or 'the network itself'}",
+                f"{call.layer or 'the network itself'}",
                 None,
                 "Register one: explain.linear.register(function, rule); or use mode='tangent'.",
             )
         if not varies:  # a decision: what it was at the recorded image, it stays
             gate = gate if rule is FREEZE else copied(result)
-            self._note(Entry(func, FREEZE, gate, self._layer))
+            self._note(Entry(call.func, FREEZE, gate, call.layer))
         elif gate is None or rule is None:
-            self.entries.append(Entry(func))
+            self.entries.append(Entry(call.func))
         else:
-            self.entries.append(Entry(func, rule, gate, self._layer, rule.runs_native(gate)))
+            self.entries.append(Entry(call.func, rule, gate, call.layer, rule.runs_native(gate)))
         return result
 
     def _freeze(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -173,13 +171,17 @@ class Replayer(TorchFunctionMode):
     """Runs the network on other pixels with the decisions of the recording.
 
     Args:
+        book: tells which calls read no value and are not on the tape.
         entries: the recording.
         constant: what becomes of a constant that is added: ``constant(value, layer, label)``; ``None`` keeps it, and
             lets operators run natively where that is the same.
     """
 
-    def __init__(self, entries: Sequence[Entry], constant: Callable[[Any, Entry, str], Any] | None = None) -> None:
+    def __init__(
+        self, book: Book, entries: Sequence[Entry], constant: Callable[[Any, Entry, str], Any] | None = None
+    ) -> None:
         super().__init__()
+        self._book = book
         self._entries = iter(entries)
         self._constant = constant
 
@@ -190,6 +192,8 @@ class Replayer(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if self._book.find(func).transparent:
+            return func(*args, **(kwargs or {}))
         entry = next(self._entries, None)
         if entry is None or entry.func != func:
             raise ModelError(

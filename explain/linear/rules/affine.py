@@ -58,18 +58,20 @@ class Affine(Rule):
         factors = self.factors(call) if self._has_factors else {}
         varying = [place for place, value in factors.items() if value.requires_grad]
         held = self._held_values(call) if self._held else {}
-        if len(varying) > 2:
+        addends = list(call.places(self._addends)) if self._addends else []
+        added = sum(1 for _, value in addends if isinstance(value, Tensor) and value.requires_grad)
+        if len(varying) > 2 or len(varying) + len(held) + added < call.varying:
             raise NotApplicable(
-                f"three or more factors of one product vary with the image in {call.name!r} at {call.layer or 'the top'}",
-                None,
-                "Register a rule for it: explain.linear.register(function, rule).",
+                f"the rule of {call.name!r} does not cover this call at {call.layer or 'the top'}",
+                "three factors vary with the image, or one is given in an unusual way",
+                "Write it with two factors, or register a rule: explain.linear.register(function, rule).",
             )
         pair = {place: frozen(factors[place]) for place in varying} if len(varying) == 2 else {}
         result = call.native(held)
         # What is multiplied is itself an addend when only addends vary: the product is then a constant.
         lone = next(iter(factors), None) if not varying else None
-        constants = tuple(p for p, value in call.places(self._addends) if is_addend(value))
-        if lone is not None and (constants or any(v.requires_grad for _, v in call.places(self._addends))):
+        constants = tuple(place for place, value in addends if is_addend(value))
+        if lone is not None and added:
             constants = (*constants, lone)
         return result, (held, pair, constants) if held or pair or constants else None
 

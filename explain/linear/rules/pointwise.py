@@ -23,13 +23,20 @@ class Secant(Rule):
     """φ(x) → φ(0) + g·x with g = (φ(x₀) − φ(0))/x₀."""
 
     def record(self, call: Call) -> tuple[Any, Any]:
-        x = call.input
-        before = x.detach().clone() if call.inplace else x.detach()
-        result = call.native()
         value, slope = _at_zero(call)
-        rise = result.detach() - value if value else result.detach()
-        gate = (rise / before).nan_to_num_(nan=slope, posinf=slope, neginf=slope)
-        return result, (gate, value)
+        before = call.input.detach()
+        before = before.clone() if call.inplace else before
+        if value:
+            # Close to 0 the difference cancels: take it in double precision, where that still says something.
+            options = {key: option for key, option in call.kwargs.items() if key not in ("input", "inplace")}
+            wide = before.double()
+            rise = call.func(wide.clone(), *call.args[1:], **options) - value
+            gate = (rise / wide).to(before.dtype)
+            result = call.native()
+        else:
+            result = call.native()
+            gate = result.detach() / before
+        return result, (gate.nan_to_num_(nan=slope, posinf=slope, neginf=slope), value)
 
     def replay(self, call: Call, gate: Any) -> Any:
         slope, value = gate

@@ -41,7 +41,7 @@ class Tangent(Rule):
         self._rule = rule or Rule()
 
     def record(self, call: Call) -> tuple[Any, Any]:
-        at = {place: frozen(tensor) for place, tensor in call.varying().items()}
+        at = {place: frozen(tensor) for place, tensor in call.varying_places().items()}
         result = self._run(call, at)
         if not any(_is_smooth(one) for one in _parts(result)):
             return FREEZE.record(call)
