@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch.nn import functional as F
 
 from explain.errors import InputError
@@ -19,6 +20,8 @@ from explain.linear.rules.selection import Extremum, MaxPool
 from explain.linear.rules.tangent import PointwiseTangent, Tangent
 from explain.operators import DRAWS
 
+# torch.batch_norm and torch.instance_norm take other places than those of torch.nn.functional, under the same name.
+_TORCH_ORDER = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
 Mode = Literal["secant", "tangent"]
 Operator = Callable[..., Any] | str
 
@@ -48,13 +51,14 @@ _REARRANGE = """
     pixel_unshuffle channel_shuffle native_channel_shuffle as_strided T mT H mH atleast_1d atleast_2d atleast_3d
     to type type_as float double half bfloat16 cpu cuda sum mean cumsum neg negative __neg__ positive __pos__
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d max_unpool3d
+    affine_grid interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d max_unpool3d
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
     fft_fftshift fft_ifftshift view_as_real view_as_complex real imag __iter__ __reversed__
 """
 _POINTWISE = """
     relu6 hardtanh elu celu selu gelu silu mish hardswish tanh softplus softsign softshrink hardshrink tanhshrink logsigmoid
-    clamp clip clamp_min clamp_max abs absolute square erf sin cos tan sinh asinh atan arctan expm1 log1p nan_to_num
+    log_sigmoid clamp clip clamp_min clamp_max abs absolute square erf sin cos tan sinh asinh atan arctan expm1
+    log1p nan_to_num
 """
 # Functions of one number that serve as multiplicative gates, or that have no finite slope where a secant would start.
 _GATES = "sigmoid hardsigmoid exp exp2 log log2 log10 sqrt rsqrt reciprocal __rpow__ round floor ceil trunc sign"
@@ -96,7 +100,7 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     _named(BatchNorm(), "batch_norm"),
     _named(ReLU(), "relu"),
     _named(LeakyReLU(), "leaky_relu prelu rrelu"),
-    _named(Threshold(), "threshold"),
+    _named(Threshold(), "threshold _threshold"),
     _named(Dropout(), "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"),
     _named(Secant(), _POINTWISE),
     _named(Power(), "pow __pow__ __ipow__ float_power"),
@@ -189,6 +193,8 @@ class Book:
         self._rules: dict[Operator, Rule] = {}
         self._rules.update(RULES)
         self._rules.update(_named(Standardise(freeze_mean), "layer_norm group_norm instance_norm"))
+        self._rules[torch.batch_norm] = BatchNorm(_TORCH_ORDER)
+        self._rules[torch.instance_norm] = Standardise(freeze_mean, _TORCH_ORDER)
         self._rules.update(_registered)
         for operator, rule in (changes or {}).items():
             if isinstance(operator, str) and operator not in self._rules:

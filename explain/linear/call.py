@@ -65,6 +65,11 @@ class Call:
         """The first argument, a tensor."""
         return self.args[0] if self.args else self.kwargs["input"]
 
+    @property
+    def like(self) -> Tensor:
+        """The first tensor of numbers among the arguments: what type numbers have here."""
+        return next(tensor for _, tensor in self.tensors() if tensor.is_floating_point() or tensor.is_complex())
+
     def argument(self, name: str, position: int, default: Any = None) -> Any:
         """Return an argument that may be given by name, by position, or not at all."""
         if name in self.kwargs:

@@ -22,7 +22,7 @@ from explain.anatomy import find
 from explain.errors import ModelError, NotApplicable
 from explain.linear.book import OF_ONE_NUMBER, Book, base_name
 from explain.linear.call import outputs_of
-from explain.linear.tape import Entry, Recorder, Replayer, mark
+from explain.linear.tape import Entry, OtherPathError, Recorder, Replayer, mark
 from explain.operators import Operators
 from explain.view import View, undisturbed
 
@@ -126,9 +126,20 @@ class Circuit:
             x: ``(N, *in)``.
             constant: see :class:`explain.linear.tape.Replayer`.
         """
-        wants_graph = x.requires_grad or constant is not None
-        with self._lock, undisturbed(self.view.device), torch.set_grad_enabled(wants_graph):
-            return self._run(Replayer(self._book, recording.entries, constant), recording.images.clone(), lambda _: x)
+        with self._lock, undisturbed(self.view.device):
+            if not (x.requires_grad or constant is not None):
+                try:
+                    with torch.no_grad():
+                        return self._replay(recording, x, constant)
+                except OtherPathError:
+                    # A network that asks whether gradients are enabled: when it was recorded, they were.
+                    return self._replay(recording, x, constant)
+            return self._replay(recording, x, constant)
+
+    def _replay(self, recording: Recording, x: Tensor, constant: Callable[[Any, Entry, str], Any] | None) -> Tensor:
+        # The network gets a copy: it may start with an in-place operation.
+        mode = Replayer(self._book, recording.entries, constant)
+        return self._run(mode, recording.images.clone(), lambda _: x)
 
     def plain(self, recording: Recording, x: Tensor) -> Tensor:
         """Return y for other values at ``start``, every unit deciding anew: the network itself."""

@@ -7,6 +7,7 @@ recorded it must give the recorded result, exactly. Everything that it adds goes
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -58,16 +59,26 @@ class Freeze(Rule):
 
     def record(self, call: Call) -> tuple[Any, Any]:
         kept = copied(call.native())
-        return self.replay(call, kept), kept
+        partly = call.inplace and call.input.requires_grad and call.input._is_view()
+        gate = _Part(kept) if partly else kept
+        return self.replay(call, gate), gate
 
     def replay(self, call: Call, gate: Any) -> Any:
+        if isinstance(gate, _Part):
+            call.input.copy_(call.constant(gate.values, "gate"))
+            return frozen(gate.values)
         if not (call.inplace and isinstance(gate, Tensor)):
             return copied(gate)
-        target = call.input
-        if target.requires_grad and not target._is_view():
-            target.detach_()  # who reads this tensor later reads a constant
-        target.copy_(gate)
-        return frozen(gate) if target.requires_grad else target
+        if call.input.requires_grad:
+            call.input.detach_()  # who reads this tensor later reads a constant
+        return call.input.copy_(gate)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A gate written over a part of something that varies: what varies there is the sum of it and the rest."""
+
+    values: Tensor
 
 
 def copied(result: Any) -> Any:

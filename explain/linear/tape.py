@@ -31,7 +31,13 @@ from explain.linear.rule import FREEZE, Rule, copied
 from explain.operators import cards, is_active_dropout
 
 _MARK = "_seen_by_linear_interpreter"
+_ASKS = "get requires_grad"
+"""A network that asks whether its input wants a gradient (to save memory, say) is told what it is told in inference: no."""
 _IDENTITIES = ("BackwardHookFunctionBackward",)  # full backward hooks wrap tensors in it
+
+
+class OtherPathError(ModelError):
+    """A replay met another operator than the recording."""
 
 
 @dataclass(slots=True)
@@ -100,7 +106,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         known = self._book.find(func)
         if known.transparent:
-            return func(*args, **kwargs)
+            return False if known.name == _ASKS else func(*args, **kwargs)
         varying = varying_in(args, kwargs)
         if known.draws and (known.rule is None or is_active_dropout(known.name, args, kwargs)):
             self._keep_generators()
@@ -112,6 +118,12 @@ class Recorder(TorchFunctionMode):
         for tensor in varying:
             if not hasattr(tensor, _MARK):
                 self._check_seen(tensor)
+        if not _drops_saved_tensors():
+            raise NotApplicable(
+                f"the network handles saved tensors by itself in {self._layer or 'its forward'}",
+                "activation checkpointing, perhaps",
+                "Switch that off (memory_efficient=False in torchvision's DenseNets): it would undo the interpreter's work.",
+            )
         if not torch.is_grad_enabled():  # the network itself said that nothing shall flow through here
             return self._freeze(func, args, kwargs)
         return self._record(known, Call(func, known.name, args, kwargs, self._layer, keep, len(varying)))
@@ -192,11 +204,12 @@ class Replayer(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if self._book.find(func).transparent:
-            return func(*args, **(kwargs or {}))
+        known = self._book.find(func)
+        if known.transparent:
+            return False if known.name == _ASKS else func(*args, **(kwargs or {}))
         entry = next(self._entries, None)
         if entry is None or entry.func != func:
-            raise ModelError(
+            raise OtherPathError(
                 "The network takes another path than when it was recorded",
                 f"{base_name(func)} instead of {'the end' if entry is None else base_name(entry.func)}",
                 "It depends on something outside torch (a counter, Python's random numbers, the time).",
@@ -217,6 +230,11 @@ def mark(result: Any) -> bool:
         return result.requires_grad
     marked = [mark(one) for one in result] if isinstance(result, list | tuple) else []
     return any(marked)
+
+
+def _drops_saved_tensors() -> bool:
+    top = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return top is not None and top[0] is _drop
 
 
 def _drop(tensor: Tensor) -> None:

@@ -41,10 +41,11 @@ class Affine(Rule):
         return {place: value for place, value in call.places(self._factors) if isinstance(value, Tensor)}
 
     def is_jacobian(self, call: Call) -> bool:
-        """Whether things that vary meet by addition only."""
+        """Whether all that varies meets by addition only."""
         varying = [value for value in self.factors(call).values() if value.requires_grad]
         held = [v for _, v in call.places(self._held) if isinstance(v, Tensor) and v.requires_grad]
-        return len(varying) < 2 and not held
+        added = sum(1 for _, v in call.places(self._addends) if isinstance(v, Tensor) and v.requires_grad)
+        return self._rearranges or (len(varying) < 2 and not held and len(varying) + added == call.varying)
 
     def runs_native(self, gate: Any) -> bool:
         """Whether nothing is held."""
@@ -67,12 +68,11 @@ class Affine(Rule):
                 "Write it with two factors, or register a rule: explain.linear.register(function, rule).",
             )
         pair = {place: frozen(factors[place]) for place in varying} if len(varying) == 2 else {}
-        result = call.native(held)
-        # What is multiplied is itself an addend when only addends vary: the product is then a constant.
-        lone = next(iter(factors), None) if not varying else None
+        # Looked at before the operator runs: one that writes into a constant makes it vary.
         constants = tuple(place for place, value in addends if is_addend(value))
-        if lone is not None and added:
-            constants = (*constants, lone)
+        if added and not varying and factors:
+            constants = (*constants, next(iter(factors)))  # a product of constants is one
+        result = call.native(held)
         return result, (held, pair, constants) if held or pair or constants else None
 
     def _held_values(self, call: Call) -> dict[Place, Tensor]:
@@ -84,7 +84,7 @@ class Affine(Rule):
         changes: dict[Place, Any] = dict(held)
         places = dict(call.places((*self._addends, *self._factors)))
         for place in constants:
-            value = as_tensor(places[place], call.input) if not isinstance(places[place], Tensor) else places[place]
+            value = as_tensor(places[place], call.like)
             changed = call.constant(value, "")
             if changed is value:
                 continue
@@ -146,14 +146,24 @@ STORED = "stored statistics"
 """Gate of a normalisation whose statistics do not depend on the image."""
 
 
+FUNCTIONAL = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""Arguments of ``torch.nn.functional.batch_norm``."""
+
+
 class BatchNorm(Rule):
     """Batch normalisation in evaluation mode: x·γ/√(σ²+ε), and one shift per channel, β − μ·γ/√(σ²+ε).
 
     Without stored statistics the batch itself decides on both; they are frozen, since the mean of a batch is no function
     of one image.
+
+    Args:
+        order: names of the arguments by position.
     """
 
     exact_jacobian = True
+
+    def __init__(self, order: Sequence[str] = FUNCTIONAL) -> None:
+        self._order = tuple(order)
 
     def runs_native(self, gate: Any) -> bool:
         """Whether the statistics are the stored ones."""
@@ -161,7 +171,10 @@ class BatchNorm(Rule):
 
     def is_jacobian(self, call: Call) -> bool:
         """Whether the statistics are the stored ones."""
-        return call.argument("running_mean", 1) is not None and not call.argument("training", 5, False)
+        return self._of(call, "running_mean") is not None and not self._of(call, "training", False)
+
+    def _of(self, call: Call, name: str, default: Any = None) -> Any:
+        return call.argument(name, self._order.index(name), default)
 
     def record(self, call: Call) -> tuple[Any, Any]:
         gate: Any = STORED
@@ -170,7 +183,7 @@ class BatchNorm(Rule):
             var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
             gate = mean, var
         result = call.native()
-        weight, bias = call.argument("weight", 3), call.argument("bias", 4)
+        weight, bias = self._of(call, "weight"), self._of(call, "bias")
         if any(isinstance(one, Tensor) and one.requires_grad for one in (weight, bias)):
             raise NotApplicable(
                 f"weight or bias of a batch normalisation vary with the image at {call.layer or 'the top'}",
@@ -180,11 +193,11 @@ class BatchNorm(Rule):
         return result, gate
 
     def replay(self, call: Call, gate: Any) -> Any:
-        stored = call.argument("running_mean", 1), call.argument("running_var", 2)
+        stored = self._of(call, "running_mean"), self._of(call, "running_var")
         mean, var = stored if gate is STORED else gate
-        eps = call.argument("eps", 7, 1e-5)
+        eps = self._of(call, "eps", 1e-5)
         scale = (var + eps).rsqrt()
-        weight, bias = call.argument("weight", 3), call.argument("bias", 4)
+        weight, bias = self._of(call, "weight"), self._of(call, "bias")
         if weight is not None:
             scale = scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale

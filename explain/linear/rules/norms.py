@@ -6,6 +6,7 @@ paper freezes it too; ``freeze_mean`` does that, and moves −μ₀·σ₀⁻¹�
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from explain.linear.call import Call
 from explain.linear.rule import Rule
-from explain.linear.rules.affine import STORED, BatchNorm
+from explain.linear.rules.affine import FUNCTIONAL, STORED, BatchNorm
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,13 @@ class Standardise(Rule):
 
     Args:
         freeze_mean: freeze the mean as well as the scale.
+        order: names of the arguments of instance normalisation by position.
     """
 
-    def __init__(self, freeze_mean: bool = False) -> None:
+    def __init__(self, freeze_mean: bool = False, order: Sequence[str] = FUNCTIONAL) -> None:
         self._freeze_mean = freeze_mean
+        self._order = tuple(order)
+        self._stored = BatchNorm(order)
 
     def record(self, call: Call) -> tuple[Any, Any]:
         if call.name == "instance_norm" and not call.argument("use_input_stats", 5, True):
@@ -48,7 +52,7 @@ class Standardise(Rule):
 
     def replay(self, call: Call, gate: Any) -> Any:
         if gate is STORED:
-            return _BATCH_NORM.replay(call, gate)
+            return self._stored.replay(call, gate)
         x, dims = self._grouped(call, call.input)
         mean = x.mean(dims, keepdim=True) if gate.mean is None else call.constant(gate.mean, "mean")
         y = torch.addcmul(-mean * gate.scale, x, gate.scale).view(call.input.shape)
@@ -56,7 +60,7 @@ class Standardise(Rule):
         weight, bias = (
             (call.argument("weight", 2), call.argument("bias", 3))
             if layer or call.name == "group_norm"
-            else (call.argument("weight", 3), call.argument("bias", 4))
+            else tuple(call.argument(name, self._order.index(name)) for name in ("weight", "bias"))
         )
         shape = () if layer else (-1, *[1] * (y.ndim - 2))
         if bias is not None:
@@ -83,9 +87,6 @@ class Standardise(Rule):
         if call.name == "group_norm":
             return x.reshape(x.shape[0], call.argument("num_groups", 1), -1), [2]
         return x, list(range(2, x.ndim))
-
-
-_BATCH_NORM = BatchNorm()
 
 
 class RootMeanSquare(Rule):

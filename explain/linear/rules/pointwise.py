@@ -76,6 +76,10 @@ class Gated(Rule):
     def replay(self, call: Call, gate: Any) -> Any:
         return call.input.chunk(2, call.argument("dim", 1, -1))[0] * gate
 
+    def plain(self, call: Call) -> Any:
+        first, second = call.input.chunk(2, call.argument("dim", 1, -1))
+        return first * second.sigmoid()
+
 
 class ReLU(Rule):
     """max(x, 0) → x·[x₀ > 0]."""
@@ -103,7 +107,7 @@ class LeakyReLU(Rule):
     def replay(self, call: Call, gate: Any) -> Any:
         x = call.input
         slope = self.slope(call)
-        factor = slope + gate * (1 - slope)
+        factor = slope + gate.to(x.dtype) * (1 - slope)
         return x.mul_(factor) if call.inplace else x * factor
 
     def slope(self, call: Call) -> Any:
@@ -126,8 +130,8 @@ class Threshold(Rule):
         return call.native(), gate
 
     def replay(self, call: Call, gate: Any) -> Any:
-        elsewhere = call.constant(~gate * float(call.argument("value", 2)), "offset")
-        return call.hand_back(call.input * gate + elsewhere.to(call.input.dtype))
+        elsewhere = call.constant((~gate).to(call.input.dtype) * call.argument("value", 2), "offset")
+        return call.hand_back(call.input * gate + elsewhere)
 
 
 class Dropout(Rule):
