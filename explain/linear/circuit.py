@@ -117,23 +117,27 @@ class Circuit:
         return Recording(images, caught[0], y.detach().clone(), tuple(recorder.entries), recorder.drew_random)
 
     def replay(
-        self, recording: Recording, x: Tensor, constant: Callable[[Any, Entry, str], Any] | None = None
+        self,
+        recording: Recording,
+        x: Tensor,
+        constant: Callable[[Any, Entry, str], Any] | None = None,
+        path: list[str] | None = None,
     ) -> Tensor:
         """Return y for other values at ``start``; differentiable with respect to ``x`` if that requires a gradient.
 
         Args:
             recording: whose decisions to follow.
             x: ``(N, *in)``.
-            constant: see :class:`explain.linear.tape.Replayer`.
+            constant: see :class:`explain.linear.tape.Replayer`; what it returns may require gradients.
+            path: kept up to date with the names of the modules that are running, for ``constant`` to read.
         """
-        with self._lock, undisturbed(self.view.device):
+        with self._lock, undisturbed(self.view.device), nullcontext() if path is None else self._names(path):
             if not (x.requires_grad or constant is not None):
                 try:
                     with torch.no_grad():
                         return self._replay(recording, x, constant)
                 except OtherPathError:
-                    # A network that asks whether gradients are enabled: when it was recorded, they were.
-                    return self._replay(recording, x, constant)
+                    pass  # A network that asks whether gradients are enabled: when it was recorded, they were.
             return self._replay(recording, x, constant)
 
     def _replay(self, recording: Recording, x: Tensor, constant: Callable[[Any, Entry, str], Any] | None) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -70,57 +70,69 @@ class _Term:
 
 
 def bias_terms(circuit: Circuit, recordings: Sequence[Recording], ids: tuple[str, ...], target: Tensor) -> BiasTerms:
-    """Compute the terms of each image.
+    """Compute the terms of each image: one replay per recording, and one backward pass per image.
 
     Args:
         circuit: the network.
-        recordings: of single images.
+        recordings: all of them, in order.
         ids: one name per image.
         target: int64 ``(N,)``, flattened output per image.
     """
     names = _parameter_names(circuit)
     terms: dict[str, _Term] = {}
     zero = target.new_zeros((), dtype=recordings[0].y.dtype)
-    for image, (recording, output) in enumerate(zip(recordings, target.tolist(), strict=True)):
-        for name, entry, value in _of_one(circuit, recording, output, names):
-            term = terms.setdefault(name, _Term(entry.layer, base_name(entry.func), [zero] * len(recordings)))
-            term.values[image] = term.values[image] + value
+    first = 0
+    for recording in recordings:
+        leaves, y = _with_leaves(circuit, recording, names)
+        for image in range(first, first + len(recording.x)):
+            grads = gradients(y[image - first, target[image]], [leaf.value for leaf in leaves], keep=True)
+            for leaf, grad in zip(leaves, grads, strict=True):
+                term = terms.setdefault(leaf.name, _Term(leaf.layer, leaf.operator, [zero] * len(ids)))
+                term.values[image] = term.values[image] + _contribution(leaf.value.detach(), grad)
+        first += len(recording.x)
     values = [torch.stack(term.values) for term in terms.values()]
     return BiasTerms(
         tuple(terms),
         tuple(term.layer for term in terms.values()),
         tuple(term.operator for term in terms.values()),
-        torch.stack(values, 1) if values else zero.expand(len(recordings), 0),
+        torch.stack(values, 1) if values else zero.expand(len(ids), 0),
         target,
         ids,
     )
 
 
-def _of_one(
-    circuit: Circuit, recording: Recording, output: int, names: dict[int, str]
-) -> list[tuple[str, Entry, Tensor]]:
-    leaves: list[tuple[Tensor, Entry, str]] = []
+@dataclass(frozen=True)
+class _Leaf:
+    value: Tensor
+    name: str
+    layer: str
+    operator: str
 
-    def constant(value: Any, entry: Entry, label: str) -> Tensor:
-        leaf = value.detach().clone().requires_grad_()
-        known = names.get(value.untyped_storage().data_ptr())
-        if label:
-            name = f"{entry.layer or 'network'} {label}"
-        else:
-            name = known or f"{entry.layer or 'network'} {base_name(entry.func).strip('_')} constant"
-        leaves.append((leaf, entry, name))
+
+def _with_leaves(circuit: Circuit, recording: Recording, names: dict[int, str]) -> tuple[list[_Leaf], Tensor]:
+    """Replay zero with every constant a leaf of the graph."""
+    leaves: list[_Leaf] = []
+    path: list[str] = []
+
+    def constant(value: Tensor, entry: Entry, label: str) -> Tensor:
+        # In the network's own precision at least, so that the gradient is not rounded to the constant's.
+        kind = torch.promote_types(value.dtype, recording.x.dtype)
+        leaf = value.detach().to(kind, copy=True).requires_grad_()
+        layer, operator = path[-1] if path else "", base_name(entry.func).strip("_")
+        known = None if label else names.get(value.untyped_storage().data_ptr())
+        leaves.append(_Leaf(leaf, known or f"{layer or 'network'} {label or f'{operator} constant'}", layer, operator))
         return leaf
 
-    y = circuit.replay(recording, torch.zeros_like(recording.x), constant).flatten(1)[0, output]
-    if not leaves or not y.requires_grad:
-        return []
-    grads = gradients(y, [leaf for leaf, _, _ in leaves])
-    found = []
-    for (leaf, entry, name), grad in zip(leaves, grads, strict=True):
-        # A mask of -inf that only feeds a frozen softmax has gradient 0, and 0 is what it contributes.
-        product = torch.zeros_like(leaf) if grad is None else torch.where(grad == 0, grad, leaf.detach() * grad.conj())
-        found.append((name, entry, (product.real if product.is_complex() else product).sum()))
-    return found
+    y = circuit.replay(recording, torch.zeros_like(recording.x), constant, path).flatten(1)
+    return (leaves, y) if y.requires_grad else ([], y)
+
+
+def _contribution(constant: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        return constant.new_zeros((), dtype=constant.real.dtype)
+    # A mask of -inf that only feeds a frozen softmax has gradient 0, and 0 is what it contributes.
+    product = torch.where(gradient == 0, gradient, constant * gradient.conj())
+    return (product.real if product.is_complex() else product).sum()
 
 
 def _parameter_names(circuit: Circuit) -> dict[int, str]:

@@ -43,8 +43,8 @@ def linear_interpreter(
         model: any module that maps images in [0, 1] to a tensor: logits, or images. It is not changed.
         images: floating point ``(N, C, H, W)`` in [0, 1].
         mode: ``"secant"``: a non-linear unit φ becomes multiplication with φ(x₀)/x₀, as in the paper. ``"tangent"``: it
-            becomes its first-order expansion, A is the Jacobian, and what is left over counts as bias. For piecewise
-            linear networks (ReLU, max-pooling, batch normalisation) the two are the same.
+            becomes its first-order expansion, A is the Jacobian, and what is left over counts as bias. For networks of
+            ReLU, max-pooling and batch normalisation the two are the same.
         space: what x is. ``"raw"``: pixels in [0, 1]; a normalisation in the model contributes to the bias.
             ``"normalised"``: what the wrapped network gets. The split into pixels and bias depends on it.
         start: a layer's name: x is its output instead of the images.

@@ -7,7 +7,7 @@ recorded decisions; nothing of A is ever stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,7 +175,7 @@ class LinearInterpreter:
 
     def bias_terms(self, k: Which = None) -> BiasTerms:
         """Return what each constant of the network contributes to output k; together they are the bias."""
-        return bias_terms(self._circuit, self._alone(), self.ids, self._chosen(k))
+        return bias_terms(self._circuit, self._recordings, self.ids, self._chosen(k))
 
     def svd(self, rank: int | None = None) -> Spectrum:
         """Return singular values and vectors of each A.
@@ -271,6 +271,14 @@ class LinearInterpreter:
             return self
         image %= len(self)
         return LinearInterpreter(self._circuit, [self._alone()[image]], (self.ids[image],), self.provenance)
+
+    def parts(self) -> Iterator[LinearInterpreter]:
+        """Yield the interpreter of each recorded batch, to work through many images in bounded memory."""
+        first = 0
+        for recording in self._recordings:
+            ids = self.ids[first : first + len(recording.x)]
+            first += len(ids)
+            yield LinearInterpreter(self._circuit, [recording], ids, self.provenance)
 
     def _alone(self) -> list[Recording]:
         """Return one recording per image, with names: what belongs to one image cannot be told inside a batch."""

@@ -86,10 +86,14 @@ def copied(result: Any) -> Any:
     if isinstance(result, Tensor):
         return frozen(result)
     if any(True for _ in outputs_of(result)):
-        parts = [copied(one) for one in result]
-        kind = type(result)
-        return kind(parts) if hasattr(kind, "n_fields") or kind in (list, tuple) else kind(*parts)
+        return like(type(result), [copied(one) for one in result])
     return result
+
+
+def like(kind: type, parts: list[Any]) -> Any:
+    """Put ``parts`` into the kind of tuple that an operator returns: plain, or with names."""
+    plain = kind in (list, tuple) or hasattr(kind, "n_fields")  # torch.return_types takes one sequence
+    return kind(parts) if plain else kind(*parts)
 
 
 FREEZE = Freeze()

@@ -75,8 +75,13 @@ def spectrum(lens: LinearInterpreter, rank: int | None) -> Spectrum:
         rank = full if full <= _ALL else _SOME
     if not 1 <= rank <= full:
         raise InputError("There are not so many singular values", rank, f"A has {full}: pass a rank from 1 to {full}.")
-    by_rows = outputs <= _ALL or (rank > full // 4 and outputs <= inputs)
-    found = [_by_rows(lens.pick(i), rank) if by_rows else _iterated(lens, i, rank) for i in range(len(lens))]
+    if outputs <= _ALL:
+        matrices = (matrix for part in lens.parts() for matrix in part.rows())
+        found = [_by_rows(matrix, rank) for matrix in matrices]
+    elif rank > full // 4 and outputs <= inputs:
+        found = [_by_rows(lens.pick(image).rows()[0], rank) for image in range(len(lens))]
+    else:
+        found = [_iterated(lens, image, rank) for image in range(len(lens))]
     values, left, right = (torch.stack(parts) for parts in zip(*found, strict=True))
     return Spectrum(
         values,
@@ -87,11 +92,9 @@ def spectrum(lens: LinearInterpreter, rank: int | None) -> Spectrum:
     )
 
 
-def _by_rows(lens: LinearInterpreter, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    matrix = lens.rows()[0].flatten(1).double()
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    kind = lens.inputs.dtype
-    return values[:rank].to(kind), left.T[:rank].to(kind), right[:rank].to(kind)
+def _by_rows(rows: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    left, values, right = torch.linalg.svd(rows.flatten(1).double(), full_matrices=False)
+    return values[:rank].to(rows), left.T[:rank].to(rows), right[:rank].to(rows)
 
 
 def _iterated(lens: LinearInterpreter, image: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:

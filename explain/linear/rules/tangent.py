@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from explain.errors import NotApplicable
 from explain.linear.call import Call, Place, frozen
-from explain.linear.rule import FREEZE, Rule
+from explain.linear.rule import FREEZE, Rule, like
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class _Expansion:
     at: dict[Place, Tensor]
     rest: tuple[Tensor, ...]
     result: Any
+    kind: type
 
 
 class Tangent(Rule):
@@ -45,9 +47,11 @@ class Tangent(Rule):
         result = self._run(call, at)
         if not any(_is_smooth(one) for one in _parts(result)):
             return FREEZE.record(call)
-        slope = _jvp(self._function(call, at), tuple(at.values()), tuple(at.values()))
+        slope = _slope(call, self._function(call, at), tuple(at.values()), tuple(at.values()))
         y = (one for one in _parts(result) if _is_smooth(one))
-        gate = _Expansion(at, tuple((a - b).detach() for a, b in zip(y, slope, strict=True)), _form(result))
+        gate = _Expansion(
+            at, tuple((a - b).detach() for a, b in zip(y, slope, strict=True)), _form(result), type(result)
+        )
         return self.replay(call, gate), gate
 
     def replay(self, call: Call, gate: Any) -> Any:
@@ -60,7 +64,7 @@ class Tangent(Rule):
         if gate.result is _LINEAR:
             return call.hand_back(values[0])
         parts = iter(values)
-        return tuple(next(parts) if one is _LINEAR else one for one in gate.result)
+        return like(gate.kind, [next(parts) if one is _LINEAR else one for one in gate.result])
 
     def decision(self, gate: Any) -> Tensor | None:
         return None
@@ -101,7 +105,7 @@ class PointwiseTangent(Rule):
         def function(value: Tensor) -> Tensor:
             return call.func(value.clone() if call.inplace else value, *call.args[1:], **options)
 
-        (slope,) = _jvp(lambda value: (function(value),), (x,), (torch.ones_like(x),))
+        (slope,) = _slope(call, lambda value: (function(value),), (x,), (torch.ones_like(x),))
         gate = (slope, function(x) - slope * x)
         return self.replay(call, gate), gate
 
@@ -122,6 +126,19 @@ def _jvp(
     """Return the derivative of ``function`` at ``at`` along ``along``."""
     _warm_up()
     return torch.func.jvp(function, at, along)[1]
+
+
+def _slope(
+    call: Call, function: Callable[..., tuple[Tensor, ...]], at: tuple[Tensor, ...], along: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    try:
+        return _jvp(function, at, along)
+    except (NotImplementedError, RuntimeError) as error:
+        raise NotApplicable(
+            f"torch cannot differentiate {call.name!r} forwards, called by {call.layer or 'the network itself'}",
+            None,
+            "Register a rule for it: explain.linear.register(function, rule).",
+        ) from error
 
 
 @cache
