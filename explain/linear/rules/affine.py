@@ -56,6 +56,9 @@ class Affine(Rule):
         """Run the operator; the gate is what has to be held, or ``None`` if a plain replay is right."""
         if self._rearranges:
             return call.native(), None
+        if self._is_plain(call):  # by far the most frequent: a layer with constant weights
+            constants = tuple(place for place, value in call.places(self._addends) if is_addend(value))
+            return call.native(), ({}, {}, constants) if constants else None
         factors = self.factors(call) if self._has_factors else {}
         varying = [place for place, value in factors.items() if value.requires_grad]
         held = self._held_values(call) if self._held else {}
@@ -74,6 +77,13 @@ class Affine(Rule):
             constants = (*constants, next(iter(factors)))  # a product of constants is one
         result = call.native(held)
         return result, (held, pair, constants) if held or pair or constants else None
+
+    def _is_plain(self, call: Call) -> bool:
+        """Tell whether the first argument is a factor, and all that varies."""
+        if call.varying != 1 or not call.args or not self._factors or self._factors[0].position != 0:
+            return False
+        first = call.args[0]
+        return isinstance(first, Tensor) and first.requires_grad
 
     def _held_values(self, call: Call) -> dict[Place, Tensor]:
         values = ((place, value) for place, value in call.places(self._held) if isinstance(value, Tensor))
