@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
+from workbench import shrink
 from workbench.bundle import bundled
-from workbench.models.small import SAMPLES
+from workbench.models.small import IMAGE_SAMPLES, SAMPLES
 from workbench.samples import counterfactual_twins, sample_data
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ FLOOR = {
     "digits-lenet": 0.97,
     "digits-mlp": 0.97,
 }
+MARGIN = {"shapes-sr": 1.3}  # dB above bicubic interpolation
+ALL = SAMPLES | IMAGE_SAMPLES
 
 
 def metadata(file: Path) -> dict[str, str]:
@@ -41,7 +46,7 @@ def metadata(file: Path) -> dict[str, str]:
 
 
 def network(name: str, folder: Path = FOLDER) -> nn.Module:
-    built = SAMPLES[name].build()
+    built = ALL[name].build()
     built.load_state_dict(
         {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / f"{name}.safetensors").items()}
     )
@@ -49,11 +54,21 @@ def network(name: str, folder: Path = FOLDER) -> nn.Module:
 
 
 @torch.inference_mode()
-def predictions(name: str, data: ImageSet, folder: Path = FOLDER) -> torch.Tensor:
-    sample = SAMPLES[name]
+def answers(name: str, images: torch.Tensor, folder: Path = FOLDER) -> torch.Tensor:
+    sample = ALL[name]
     mean, std = torch.tensor(sample.mean).view(-1, 1, 1), torch.tensor(sample.std).view(-1, 1, 1)
     built = network(name, folder)
-    return torch.cat([built((x - mean) / std).argmax(1) for x in data.images.split(250)])
+    return torch.cat([built((x - mean) / std) for x in images.split(250)])
+
+
+def predictions(name: str, data: ImageSet, folder: Path = FOLDER) -> torch.Tensor:
+    return answers(name, data.images, folder).argmax(1)
+
+
+def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
+    """In dB for images clipped to [0, 1], the mean over the images."""
+    error = ((images.double().clip(0, 1) - truth) ** 2).flatten(1).mean(1)
+    return float((10 * torch.log10(1 / error)).mean())
 
 
 def share(hits: torch.Tensor) -> float:
@@ -66,9 +81,10 @@ def shapes() -> ImageSet:
 
 
 def test_every_sample_network_has_weights_and_a_card_and_nothing_else_is_shipped() -> None:
-    expected = {f"{name}.{kind}" for name in SAMPLES for kind in ("safetensors", "md")} | {"train.py"}
+    expected = {f"{name}.{kind}" for name in ALL for kind in ("safetensors", "md")} | {"train.py"}
     assert {path.name for path in FOLDER.iterdir() if path.is_file()} == expected
     assert set(FLOOR) == set(SAMPLES)
+    assert set(MARGIN) == set(IMAGE_SAMPLES)
 
 
 def test_all_together_are_small() -> None:
@@ -86,6 +102,18 @@ def test_the_stored_weights_are_as_accurate_as_the_card_says(name: str, request:
     assert measured == pytest.approx(claimed, abs=2 / len(data))
 
 
+@pytest.mark.parametrize("name", IMAGE_SAMPLES)
+def test_the_stored_weights_are_as_far_above_bicubic_as_the_card_says(name: str, shapes: ImageSet) -> None:
+    known = metadata(FOLDER / f"{name}.safetensors")
+    truth = shapes.images
+    small = (truth[..., ::2, ::2] + truth[..., 1::2, ::2] + truth[..., ::2, 1::2] + truth[..., 1::2, 1::2]) / 4
+    reached = psnr(answers(name, small), truth)
+    plain = psnr(F.interpolate(small, scale_factor=2, mode="bicubic"), truth)
+    assert reached - plain > MARGIN[name]
+    assert reached == pytest.approx(json.loads(known["psnr"]), abs=0.005)
+    assert plain == pytest.approx(json.loads(known["bicubic"]), abs=0.005)
+
+
 @pytest.mark.parametrize("name", [name for name, sample in SAMPLES.items() if sample.data == "shapes"])
 def test_changing_the_evidence_changes_the_answer(name: str, shapes: ImageSet) -> None:
     twins = counterfactual_twins("test", 500)
@@ -93,13 +121,15 @@ def test_changing_the_evidence_changes_the_answer(name: str, shapes: ImageSet) -
     assert share(after == before ^ 1) > 0.97
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_file_describes_itself(name: str) -> None:
-    sample, file = SAMPLES[name], FOLDER / f"{name}.safetensors"
+    sample, file = ALL[name], FOLDER / f"{name}.safetensors"
     known = metadata(file)
     assert known["architecture"] == f"sample:{name}"
     assert known["data"] == sample.data
-    assert tuple(json.loads(known["classes"])) == sample_data(sample.data, "test", 1).classes
+    if name in SAMPLES:
+        assert tuple(json.loads(known["classes"])) == sample_data(sample.data, "test", 1).classes
+    assert ("classes" in known) == ("accuracy" in known) == (name in SAMPLES)
     assert tuple(json.loads(known["input_size"])) == sample.input_size
     assert tuple(json.loads(known["mean"])) == sample.mean
     assert tuple(json.loads(known["std"])) == sample.std
@@ -110,17 +140,22 @@ def test_the_file_describes_itself(name: str) -> None:
     assert all((v > 0).all() for v in variances), "half precision rounded a variance to nothing"
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_card_is_complete(name: str) -> None:
     card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w[\w ]*) \| (.+) \|$", card, re.MULTILINE))
-    assert set(rows) == {
-        "data", "input", "classes", "architecture", "accuracy", "training", "time", "seed", "command", "made with", "file",
+    own = {"classes", "accuracy"} if name in SAMPLES else {"output", "PSNR"}
+    assert set(rows) == own | {
+        "data", "input", "architecture", "training", "time", "seed", "command", "made with", "file",
     }  # fmt: skip
     known = metadata(FOLDER / f"{name}.safetensors")
-    assert rows["accuracy"].startswith(
-        f"{json.loads(known['accuracy']):.2%} on the first {known['test_images']} images"
-    )
+    if name in SAMPLES:
+        score = f"{json.loads(known['accuracy']):.2%} on the first {known['test_images']} images"
+        assert rows["accuracy"].startswith(score)
+    else:
+        reached, plain = json.loads(known["psnr"]), json.loads(known["bicubic"])
+        assert rows["PSNR"].startswith(f"{reached:.2f} dB on the first {known['test_images']} images")
+        assert f"{reached - plain:.2f} dB more than bicubic interpolation ({plain:.2f} dB)" in rows["PSNR"]
     assert f"{sum(p.numel() for p in network(name).parameters()):,} parameters" in rows["architecture"]
     assert rows["command"] == f"`python sample_models/train.py {name}`"
     assert re.match(r"\d+ s on one core", rows["time"])
@@ -172,6 +207,27 @@ def test_the_script_makes_the_network_again(
     assert (tmp_path / "first" / "digits-mlp.md").read_text(encoding="utf-8").startswith("# sample:digits-mlp")
 
 
+def test_the_script_makes_a_super_resolution_network_again(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hundredth of its training: enough to overtake a flat grey, and to see that a seed settles everything."""
+    monkeypatch.setitem(script.EPOCH_IMAGES, "shapes", 640)
+    monkeypatch.setitem(script.TEST_IMAGES, "shapes", 50)
+    monkeypatch.setitem(script.RECIPES, "shapes-sr", replace(script.RECIPES["shapes-sr"], epochs=1))
+    run(script, monkeypatch, "shapes-sr", "--out", str(tmp_path / "first"))
+    run(script, monkeypatch, "shapes-sr", "--out", str(tmp_path / "second"))
+    first, second = (load_file(tmp_path / run / "shapes-sr.safetensors") for run in ("first", "second"))
+    assert all(torch.equal(first[k], second[k]) for k in first), "the same seed gives the same weights"
+    test = sample_data("shapes", "test", 50).images
+    reached = psnr(answers("shapes-sr", shrink(test), tmp_path / "first"), test)
+    assert reached > psnr(test.mean(dim=(2, 3), keepdim=True).expand_as(test), test) + 3
+    known = metadata(tmp_path / "first" / "shapes-sr.safetensors")
+    assert json.loads(known["psnr"]) == pytest.approx(reached, abs=0.005)
+    assert f"| PSNR | {reached:.2f} dB on the first 50 images" in (tmp_path / "first" / "shapes-sr.md").read_text(
+        "utf-8"
+    )
+
+
 def test_the_script_refuses_a_name_it_does_not_know(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,4 +237,4 @@ def test_the_script_refuses_a_name_it_does_not_know(
 
 
 def test_the_script_knows_every_sample_network(script: ModuleType) -> None:
-    assert list(script.RECIPES) == list(SAMPLES)
+    assert list(script.RECIPES) == list(ALL)

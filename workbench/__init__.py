@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
     from .images import ImageSet, read_images
-    from .models import Identification, Preset, VisionModel, identify, load
+    from .models import Identification, ImageModel, Preset, VisionModel, identify, load, load_image_model, shrink
     from .report import report as report
     from .samples import sample_data, sample_photos
 
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Identification": "models",
     "ImageError": "errors",
+    "ImageModel": "models",
     "ImageSet": "images",
     "ModelError": "errors",
     "OptionError": "errors",
@@ -31,15 +32,18 @@ _HOME = {
     "WorkbenchError": "errors",
     "identify": "models",
     "load": "models",
+    "load_image_model": "models",
     "read_images": "images",
     "sample_data": "samples",
     "sample_photos": "samples",
+    "shrink": "models",
 }
 _MODULES = ("report",)
 
 __all__ = [
     "Identification",
     "ImageError",
+    "ImageModel",
     "ImageSet",
     "ModelError",
     "OptionError",
@@ -50,10 +54,12 @@ __all__ = [
     "WorkbenchError",
     "identify",
     "load",
+    "load_image_model",
     "read_images",
     "report",
     "sample_data",
     "sample_photos",
+    "shrink",
 ]
 
 

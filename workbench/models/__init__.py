@@ -10,6 +10,8 @@
 ``presets``         preprocessing and torchvision's weight files
 ``vision``          :class:`VisionModel`
 ``loading``         the front door
+``image_to_image``  :class:`ImageModel`, for networks that return images, and a door of its own
+``small``           the sample networks
 ==================  ============================================================================
 """
 
@@ -20,18 +22,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .identification import Identification
+    from .image_to_image import ImageModel, load_image_model, shrink
     from .loading import identify, load
     from .vision import Preset, VisionModel
 
-__all__ = ["Identification", "Preset", "VisionModel", "identify", "load"]
+__all__ = [
+    "Identification",
+    "ImageModel",
+    "Preset",
+    "VisionModel",
+    "identify",
+    "load",
+    "load_image_model",
+    "shrink",
+]
 
 # Imported on first use: listing architectures or sniffing a file needs no torch.
 _HOME = {
     "Identification": "identification",
+    "ImageModel": "image_to_image",
     "Preset": "vision",
     "VisionModel": "vision",
     "identify": "loading",
     "load": "loading",
+    "load_image_model": "image_to_image",
+    "shrink": "image_to_image",
 }
 
 

@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,8 +20,10 @@ from .build import ACTIVATIONS, build
 from .checkpoint import Checkpoint, open_checkpoint
 from .identification import Identification, identify_checkpoint
 from .presets import default_preset, preset_of, recognise, weights_enum, weights_file
-from .small import SAMPLES
+from .small import IMAGE_SAMPLES, SAMPLES, Sample
 from .vision import Preset, VisionModel
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _LARGEST = 1024  # pixels; a file that asks for more is not believed
 _HASHED_FILE = 8  # digits of the sha256 in the names of torchvision's files
@@ -70,10 +72,7 @@ def load(
         raise ModelError("This is not a model", type(source).__name__, "Pass a name, a path, or an nn.Module.")
     _check("stem", stem, ("cifar", "imagenet"))
     _check("head_activation", head_activation, tuple(ACTIVATIONS))
-    if input_size is not None and (
-        not isinstance(input_size, tuple | list) or len(input_size) != 3 or not all(n >= 1 for n in input_size)
-    ):
-        raise OptionError("An input size is three positive numbers", input_size, "Pass (channels, height, width).")
+    check_size(input_size)
     weights = getattr(weights, "name", weights)  # a member of torchvision's enum is welcome too
     size = None if input_size is None else (input_size[0], input_size[1], input_size[2])
     options = _Options(name, tuple(classes) if classes is not None else None, preset, size)
@@ -88,6 +87,25 @@ def load(
         model = _from_checkpoint(found, options, head_activation, transform_input)
     else:
         model = _from_torchvision(str(source), weights, options)
+    return on_device(model, device)
+
+
+def check_size(size: tuple[int, int, int] | None) -> None:
+    """Refuse what is no input size (C, H, W).
+
+    Raises:
+        OptionError: it is not three positive numbers.
+    """
+    if size is not None and (not isinstance(size, tuple | list) or len(size) != 3 or not all(n >= 1 for n in size)):
+        raise OptionError("An input size is three positive numbers", size, "Pass (channels, height, width).")
+
+
+def on_device(model: Module, device: str | torch.device) -> Module:
+    """Move a model, or say in a sentence why it cannot be moved.
+
+    Raises:
+        OptionError: torch does not know or have this device.
+    """
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -288,14 +306,30 @@ def _from_torchvision(name: str, weights: str | None, options: _Options) -> Visi
 
 
 def _from_sample(source: str, options: _Options) -> VisionModel:
+    key = source.removeprefix("sample:")
+    if key in IMAGE_SAMPLES:
+        raise ModelError(
+            "This sample returns images and is no classifier", source, f'Use workbench.load_image_model("{source}").'
+        )
+    sample, network, checkpoint = open_sample(key, SAMPLES)
+    preset = Preset.plain(sample.input_size[1:], sample.mean, sample.std, f"that of {source}")
+    return options.wrap(network, name=source, architecture=source, preset=preset, classes=checkpoint.classes)
+
+
+def open_sample(key: str, samples: dict[str, Sample]) -> tuple[Sample, nn.Module, Checkpoint]:
+    """Return one of ``samples``, its network with the trained weights, and the file that they are from.
+
+    Raises:
+        ModelError: there is no sample ``key``, or its weights are not there.
+    """
     from ..bundle import bundled
 
-    key = source.removeprefix("sample:")
-    if key not in SAMPLES:
+    source = f"sample:{key}"
+    if key not in samples:
         raise ModelError(
-            "There is no such sample model", source, f"Choose one of: {', '.join(f'sample:{k}' for k in SAMPLES)}."
+            "There is no such sample model", source, f"Choose one of: {', '.join(f'sample:{k}' for k in samples)}."
         )
-    sample, path = SAMPLES[key], bundled("sample_models") / f"{key}.safetensors"
+    sample, path = samples[key], bundled("sample_models") / f"{key}.safetensors"
     if not path.exists():
         raise ModelError(
             "The weights of this sample are missing from the installation", source, "Install the workbench again."
@@ -303,8 +337,7 @@ def _from_sample(source: str, options: _Options) -> VisionModel:
     checkpoint = open_checkpoint(path)
     network = sample.build()
     network.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in checkpoint.tensors.items()})
-    preset = Preset.plain(sample.input_size[1:], sample.mean, sample.std, f"that of {source}")
-    return options.wrap(network, name=source, architecture=source, preset=preset, classes=checkpoint.classes)
+    return sample, network, checkpoint
 
 
 def _from_timm(source: str, weights: str | None, options: _Options) -> VisionModel:
@@ -343,9 +376,12 @@ def _from_timm(source: str, weights: str | None, options: _Options) -> VisionMod
     return options.wrap(network, name=source, architecture=source, preset=preset, notices=notices)
 
 
-def _from_module(module: nn.Module, options: _Options) -> VisionModel:
-    if isinstance(module, VisionModel):
-        return module
+def private_copy(module: nn.Module) -> nn.Module:
+    """Return what ``module`` computes with, free of wrappers, on the CPU in float32; the original is not touched.
+
+    Raises:
+        ModelError: it has no weights yet, or cannot be copied.
+    """
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
@@ -358,16 +394,22 @@ def _from_module(module: nn.Module, options: _Options) -> VisionModel:
             "This module has no weights yet", type(module).__name__, "Run it once, or load its weights, first."
         )
     try:
-        network = copy.deepcopy(module).cpu().float()
+        return copy.deepcopy(module).cpu().float()
     except Exception as error:
         raise ModelError(
             "This module cannot be copied, and the workbench does not touch the original",
             f"{type(module).__name__}: {error}",
             "Pass a fresh instance with the weights loaded, not one in the middle of a backward pass.",
         ) from error
-    name = type(module).__name__
-    torchvisions = type(module).__module__.startswith("torchvision.models")
-    size = options.input_size or (_in_channels(network), 224, 224)
+
+
+def _from_module(module: nn.Module, options: _Options) -> VisionModel:
+    network = private_copy(module)
+    if isinstance(network, VisionModel):  # it was compiled or parallel
+        return network
+    name = type(network).__name__
+    torchvisions = type(network).__module__.startswith("torchvision.models")
+    size = options.input_size or (in_channels(network), 224, 224)
     architecture = name
     if torchvisions:
         with contextlib.suppress(UnknownArchitecture):
@@ -377,6 +419,7 @@ def _from_module(module: nn.Module, options: _Options) -> VisionModel:
     return options.wrap(network, name=name, architecture=architecture, preset=preset)
 
 
-def _in_channels(network: nn.Module) -> int:
+def in_channels(network: nn.Module) -> int:
+    """Return the number of channels that the first convolution takes; 3 without one."""
     first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
     return 3 if first is None else first.in_channels

@@ -2,7 +2,8 @@
 
 A plain stack of convolutions, a residual network and a network of depthwise convolutions on ``shapes``; a LeNet (LeCun
 et al., 1998) and a multi-layer perceptron on ``digits``. Residual and depthwise networks are torchvision's own classes.
-The weights lie in ``sample_models/``, where ``train.py`` makes them.
+One network, after EDSR (Lim et al., 2017), answers with an image: it doubles the size of small shapes. The weights lie
+in ``sample_models/``, where ``train.py`` makes them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torchvision.models.resnet import BasicBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
 
 class ShapesVGG(nn.Sequential):
@@ -77,6 +80,42 @@ class DigitsMLP(nn.Sequential):
         )
 
 
+class ResidualBlock(nn.Module):
+    """EDSR's block: convolution, ReLU, convolution, and what came in; no batch norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``(N, width, H, W)``, as ``x``."""
+        changed: torch.Tensor = x + self.conv2(self.relu(self.conv1(x)))
+        return changed
+
+
+class ShapesEDSR(nn.Module):
+    """Super-resolution network after EDSR: normalised images ``(N, 3, H, W)`` to images ``(N, 3, 2H, 2W)``, 88 k parameters.
+
+    Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution" (2017), with the twelve numbers of each
+    2 × 2 pixels from one convolution. The network makes the whole image: no interpolated one is added to its output.
+    """
+
+    def __init__(self, width: int = 32, blocks: int = 4) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1))
+        self.tail = nn.Conv2d(width, 3 * 2**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return images in [0, 1], but for what overshoots."""
+        x = self.head(x)
+        images: torch.Tensor = self.shuffle(self.tail(x + self.body(x)))
+        return images
+
+
 @dataclass(frozen=True)
 class Sample:
     """A sample network: how to build it, and what its data looks like.
@@ -98,9 +137,12 @@ class Sample:
     description: str
 
 
+# Mean and standard deviation of the pixels of the training images, rounded; the same below for digits.
+_SHAPES = (0.56, 0.57, 0.56), (0.23, 0.22, 0.22)
+
+
 def _shapes(build: Callable[[], nn.Module], description: str) -> Sample:
-    # Mean and standard deviation of the pixels of the training images, rounded; the same below for digits.
-    return Sample(build, "shapes", (3, 64, 64), (0.56, 0.57, 0.56), (0.23, 0.22, 0.22), description)
+    return Sample(build, "shapes", (3, 64, 64), *_SHAPES, description)
 
 
 def _digits(build: Callable[[], nn.Module], description: str) -> Sample:
@@ -116,4 +158,15 @@ SAMPLES: dict[str, Sample] = {
     "digits-lenet": _digits(DigitsLeNet, "LeNet with convolutions of 20 and 50 channels"),
     "digits-mlp": _digits(DigitsMLP, "multi-layer perceptron 64-300-100-10"),
 }
-"""What ``sample:NAME`` can be: name -> :class:`Sample`."""
+"""The classifiers among what ``sample:NAME`` can be: name -> :class:`Sample`."""
+
+IMAGE_SAMPLES: dict[str, Sample] = {
+    "shapes-sr": Sample(
+        ShapesEDSR,
+        "shapes",
+        (3, 32, 32),
+        *_SHAPES,
+        "super-resolution ×2 after EDSR: four residual blocks of 32 channels, no batch norm, pixel shuffle",
+    ),
+}
+"""Those that return images, for ``workbench.load_image_model``."""

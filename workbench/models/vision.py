@@ -192,7 +192,7 @@ class VisionModel(nn.Module):
             raise ModelError(
                 "This is not a classifier that returns logits (N, K)",
                 f"{self.name} returns {shape}",
-                "Wrap it so that it does.",
+                "Wrap it so that it does; a network that returns images is for workbench.load_image_model.",
             )
         if not logits.isfinite().all():
             raise ModelError(
