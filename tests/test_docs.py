@@ -1,8 +1,10 @@
-"""What the documents say is run: README's Python, CONTRIBUTING's worked examples, links and pictures."""
+"""What the documents say is run: README's and docs' Python, CONTRIBUTING's worked examples, links and pictures."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import explain
 from attacks.registry import Attack
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
 
 def code_blocks(document: str) -> list[str]:
@@ -29,6 +32,39 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["maps"]["gradcam++"].maps.shape == (16, 64, 64)
     assert list(names["robust"].curve.epsilon) == [0.0, 1 / 255, 4 / 255]
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What each example claims is in its own asserts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("explain.linear.book._registered", {})  # what a page teaches the interpreter stays on the page
+    blocks = code_blocks(page)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    printed = capsys.readouterr().out.splitlines()
+    for said in re.findall(r"# (the .*) \.\.\.$", "".join(blocks), re.MULTILINE):
+        assert any(line.startswith(said) for line in printed), said
+
+
+@pytest.mark.slow
+def test_the_documented_gap_of_trained_networks_is_measured() -> None:
+    """Float64, printed to two or three digits: only the last one may differ elsewhere, and zero stays zero."""
+    names = ["shapes-vgg", "shapes-mobilenet", "digits-mlp"]
+    module = [sys.executable, "-m", "benchmarks.jacobian_gap", "--networks", *names]
+    printed = subprocess.run(module, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    page = (ROOT / "docs" / "linear.md").read_text().splitlines()
+    assert printed[0] in page
+    for name, row in zip(names, printed[2:], strict=True):
+        (said,) = [line for line in page if line.startswith(f"| **sample:{name}** |")]
+        found, documented = (
+            [float(one) for one in re.findall(r"-?\d[\d.]*(?:e-\d+)?", text.split("|", 3)[3])] for text in (row, said)
+        )
+        assert len(found) == 6
+        assert found == pytest.approx(documented, rel=0.02, abs=1e-9)
 
 
 def test_the_worked_explainer_passes_its_own_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,11 +101,17 @@ def test_the_worked_attack_passes_its_own_test_and_fits_the_runner(monkeypatch: 
     assert (found.distance <= 0.1 + 1e-6).all()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
 def test_links_and_pictures_exist(document: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_found_from_the_readme(page: str) -> None:
+    assert f"]({page})" in (ROOT / "README.md").read_text()
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

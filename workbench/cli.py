@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,6 +175,92 @@ def explain(
 
 
 @app.command()
+def interpret(
+    model: Model,
+    images: Images,
+    target: Target = None,
+    space: Annotated[str, typer.Option(help="What x is: raw pixels in [0, 1], or normalised ones.")] = "raw",
+    mode: Annotated[str, typer.Option(help="How smooth units are frozen: secant or tangent.")] = "secant",
+    no_attack: Annotated[bool, typer.Option("--no-attack", help="Leave the attack out, which takes longest.")] = False,
+    pixel: Annotated[
+        str | None,
+        typer.Option(help="For a network that returns images: row,column in its answer.", metavar="ROW,COLUMN"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html, pictures and tables.")] = Path(
+        "linear"
+    ),
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    stem: Stem = None,
+    head_activation: HeadActivation = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    as_json: Json = False,
+) -> None:
+    """Split each answer exactly into pixels and bias, and hold the radius of that linear system against an attack."""
+    from .interpretation import interpret as open_up
+    from .pixel_command import look, returns_images
+    from .report.linear_cards import Subject
+    from .report.linear_files import writable_folder, write_files, write_page
+    from .report.linear_page import linear_page, table
+    from .report.numbers import precision
+
+    if pixel is not None or returns_images(model):
+        refused = {"--target": target, "--stem": stem, "--head-activation": head_activation}
+        look(
+            model,
+            images,
+            pixel,
+            options={"space": space, "mode": mode},
+            load={
+                "device": device,
+                "input_size": None if input_size is None else _size_of(input_size),
+                "mean": None if mean is None else _numbers(mean),
+                "std": None if std is None else _numbers(std),
+            },
+            refused=[name for name, value in refused.items() if value is not None] + ["--no-attack"] * no_attack,
+            out=out,
+            limit=limit,
+            names=_file_names,
+            command=_typed_again(),
+            as_json=as_json,
+        )
+        return
+    folder = writable_folder(out)
+    vision = _load(model, device, stem, head_activation, input_size, mean, std)
+    photos = _read(images, vision, limit)
+    with progress_bar("Interpreting", as_json) as progress:
+        found = open_up(
+            vision, photos, target=target, space=space, mode=mode, attack=not no_attack, seed=seed, progress=progress
+        )
+        subject = Subject.of(found, photos, vision)
+        page = linear_page(subject, vision, sources=(model, images), command=_typed_again(), progress=progress)
+        write_files(folder, subject, _file_names(photos.ids))
+    written = write_page(folder, page)
+    if as_json:
+        about = {"x": found.lens.input_name, "space": space, "mode": mode, "residual": float(found.lens.residual.max())}
+        print_json({"folder": str(out), "page": str(written), **about, "images": found.frame().to_dict("records")})
+        return
+    print_notices(vision, photos)
+    for note in found.lens.notes:
+        typer.secho(printable(f"Note: {note}"), err=True, fg=typer.colors.YELLOW)
+    explained = "prediction" if target is None else "class"
+    columns = ["image", explained, "logit", "pixels", "bias", "share\nof bias", "margin\nradius", "attack\nradius"]
+    rows = [
+        [row.id, row.target, row.logit, row.pixels, row.bias, f"{row.share:.0%}", row.radius, row.attack]
+        for row in table(subject)
+    ]
+    print_table(columns[: 7 + (not no_attack)], [row[: 7 + (not no_attack)] for row in rows])
+    typer.echo(
+        f"x is {found.lens.input_name}; logit = pixels + bias to {precision(float(found.lens.residual.max()))}. "
+        "Radii are l2 distances in pixels of [0, 1]."
+    )
+    typer.echo(f"The page is {written}; open it in a browser, it needs no network.")
+
+
+@app.command()
 def attack(
     model: Model,
     images: Images,
@@ -274,6 +362,43 @@ def report(
 
 
 @app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="Which one; left out, they are listed.", metavar="[NAME]")] = None,
+    limit: Annotated[int, typer.Option(help="Images per network.", min=1)] = 200,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table as CSV.", metavar="FILE.csv")] = None,
+    as_json: Json = False,
+) -> None:
+    """Re-run a published claim: claim, protocol, table, verdict."""
+    from .studies import STUDIES
+
+    if name is None:
+        listed = [{"name": one.name, "claim": one.claim, "source": one.source} for one in STUDIES.values()]
+        if as_json:
+            print_json({"studies": listed})
+        else:
+            print_table(["name", "claim", "source"], [list(one.values()) for one in listed])
+        return
+    if name not in STUDIES:
+        raise OptionError("There is no study of that name", name, f"There is: {', '.join(STUDIES)}.")
+    chosen = STUDIES[name]
+    if not as_json:
+        typer.echo(f"Claim: {chosen.claim}\nSource: {chosen.source}\nProtocol: {chosen.protocol}\n")
+    with progress_bar("Measuring", as_json) as progress:
+        found = chosen.run(limit, seed, progress=progress)
+    if out is not None:
+        found.table.to_csv(out, index=False)
+    if as_json:
+        print_json(found.record())
+        return
+    for title, table in found.summary.items():
+        typer.echo(title)
+        print_table([str(column) for column in table.columns], table.to_numpy().tolist())
+        typer.echo("")
+    typer.echo(f"Verdict: {found.sentence}")
+
+
+@app.command()
 def serve(
     port: Annotated[
         int, typer.Option(help="Port on 127.0.0.1; the next free one is taken when it is busy.", min=0, max=65535)
@@ -357,6 +482,11 @@ def _size_of(text: str) -> tuple[int, int, int]:
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise OptionError("This is not an input size", text, "Write channels, height and width as 3x64x64.")
     return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _typed_again() -> str:
+    """Return the command line as a shell would take it again."""
+    return shlex.join(["workbench", *sys.argv[1:]])
 
 
 def _file_names(ids: tuple[str, ...]) -> list[str]:

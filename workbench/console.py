@@ -16,7 +16,7 @@ from .errors import friendly
 
 if TYPE_CHECKING:
     from .images import ImageSet
-    from .models import VisionModel
+    from .models import ImageModel, VisionModel
 
 
 def run(command: Callable[[], object]) -> None:
@@ -70,7 +70,7 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what or title)
 
 
-def print_notices(model: VisionModel, images: ImageSet) -> None:
+def print_notices(model: VisionModel | ImageModel, images: ImageSet) -> None:
     """Say on the error stream what was inferred, assumed or left out."""
     for notice in (*model.notices, *images.notices):
         typer.secho(printable(f"Note: {notice}"), err=True, fg=typer.colors.YELLOW)
