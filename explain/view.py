@@ -139,7 +139,7 @@ def _unwrap(module: Any) -> Any:
 
 def _is_wrapper(module: nn.Module) -> bool:
     """Tell whether all that ``module`` learnt is in ``.network``; a head beside it means that it is no mere wrapper."""
-    inner = module._modules.get("network")
+    inner = dict(module.named_children()).get("network")
     if inner is None or module._parameters:
         return False
     learnt_elsewhere = any(child is not inner and any(True for _ in child.parameters()) for child in module.children())

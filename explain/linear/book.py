@@ -18,6 +18,7 @@ from explain.linear.rules.norms import LocalResponse, RootMeanSquare, Standardis
 from explain.linear.rules.pointwise import Dropout, Gated, LeakyReLU, Power, ReLU, Secant, Threshold
 from explain.linear.rules.selection import Extremum, MaxPool
 from explain.linear.rules.tangent import PointwiseTangent, Tangent
+from explain.linear.rules.writing import Scatter, Where
 from explain.operators import DRAWS
 
 # torch.batch_norm and torch.instance_norm take other places than those of torch.nn.functional, under the same name.
@@ -53,7 +54,7 @@ _REARRANGE = """
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     affine_grid interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d max_unpool3d
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
-    fft_fftshift fft_ifftshift view_as_real view_as_complex real imag __iter__ __reversed__
+    fft_fftshift fft_ifftshift view_as_real view_as_complex real imag conj resolve_conj resolve_neg __iter__ __reversed__
 """
 _POINTWISE = """
     relu6 hardtanh elu celu selu gelu silu mish hardswish tanh softplus softsign softshrink hardshrink tanhshrink logsigmoid
@@ -69,12 +70,13 @@ _TABLES: tuple[dict[str, Rule], ...] = (
         "add __add__ __radd__ __iadd__ sub subtract rsub __sub__ __rsub__ __isub__ copy",
     ),
     _named(_sum("tensors 0"), "cat concat concatenate stack hstack vstack dstack column_stack row_stack"),
-    _named(_sum("self 0, input 1, other 2"), "where"),
-    _named(_sum("input 0, value 2"), "masked_fill __setitem__ index_fill"),
+    _named(Where(), "where"),
+    _named(_sum("input 0, value 2"), "masked_fill __setitem__"),
+    _named(_sum("input 0, value 3"), "index_fill"),
     _named(_sum("input 0, source 2"), "masked_scatter"),
     _named(_sum("input 0, values 2"), "index_put"),
     _named(_sum("input 0, source 3"), "index_add index_copy"),
-    _named(_sum("input 0, src 3"), "scatter scatter_add"),
+    _named(Scatter(), "scatter scatter_add"),
     _named(_sum("input 0, value 1"), "fill"),
     _named(_sum("input 0"), "zero"),
     _named(_sum("input 0, end 1"), "lerp"),
@@ -89,8 +91,8 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     _named(_product("mat1 1, mat2 2", "input 0"), "addmm"),
     _named(_product("batch1 1, batch2 2", "input 0"), "baddbmm addbmm"),
     _named(_product("tensor1 1, tensor2 2", "input 0"), "addcmul"),
-    _named(_product("weight 1, input 0"), "embedding"),
     _named(_product("input 0", held="grid 1"), "grid_sample"),
+    _named(_product("input1 0, input2 1, weight 2", "bias 3"), "bilinear"),
     _named(Einsum(), "einsum"),
     _named(
         Quotient(Slot("input", 0), Slot("other", 1)), "div divide true_divide __truediv__ __itruediv__ __idiv__ __div__"
@@ -139,7 +141,7 @@ _TRANSPARENT = """
 _UNSEEN = frozenset(_TRANSPARENT.split())
 OF_ONE_NUMBER = frozenset((*_POINTWISE.split(), *_GATES.split())) - {"__rpow__"}
 _POINTWISE_TANGENT = PointwiseTangent()
-_DRAWS = DRAWS | {"gumbel_softmax"}
+_DRAWS = DRAWS | {"binomial", "cauchy", "geometric", "gumbel_softmax", "log_normal", "native_dropout"}
 _RECIPES: dict[str, Rule] = {"secant": Secant(), "freeze": FREEZE}
 _registered: dict[Operator, Rule] = {}
 
@@ -197,12 +199,14 @@ class Book:
         self._rules[torch.instance_norm] = Standardise(freeze_mean, _TORCH_ORDER)
         self._rules.update(_registered)
         for operator, rule in (changes or {}).items():
-            if isinstance(operator, str) and operator not in self._rules:
-                known = ", ".join(
-                    sorted(name for name, one in RULES.items() if isinstance(one, Secant) or one is FREEZE)
+            name = operator.rstrip("_") if isinstance(operator, str) else operator
+            if isinstance(name, str) and (name not in self._rules or (rule == "secant" and name not in OF_ONE_NUMBER)):
+                raise InputError(
+                    "There is no operator of that name that could be frozen so",
+                    f"{operator!r}: {rule!r}",
+                    f"Functions of one number are: {', '.join(sorted(OF_ONE_NUMBER))}.",
                 )
-                raise InputError("There is no operator of that name", repr(operator), f"Those with a choice: {known}.")
-            self._rules[operator] = _read(rule)
+            self._rules[name] = _read(rule)
         self._found: dict[Callable[..., Any], Known] = {}
         self._tangents: dict[Rule | None, Tangent] = {}
 
@@ -220,7 +224,7 @@ class Book:
         """Return the rule to use for a call: in tangent mode the tangent, unless the rule is that already."""
         if self._mode == "secant" or (rule is not None and rule.is_jacobian(call)):
             return rule
-        if call.name in OF_ONE_NUMBER:
+        if call.name in OF_ONE_NUMBER and call.varying == 1 and not call.input.is_complex():
             return _POINTWISE_TANGENT
         if rule not in self._tangents:
             self._tangents[rule] = Tangent(None if rule is FREEZE else rule)

@@ -146,10 +146,10 @@ def varying_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
 
 
 def is_addend(value: Any) -> bool:
-    """Tell whether ``value`` is a constant that adds something: a tensor of numbers, or a number other than 0."""
+    """Tell whether ``value`` is a constant that adds something: a tensor of any kind, or a number other than 0."""
     if isinstance(value, Tensor):
-        return (value.is_floating_point() or value.is_complex()) and not value.requires_grad
-    return isinstance(value, int | float) and not isinstance(value, bool) and value != 0
+        return not value.requires_grad
+    return isinstance(value, int | float | complex) and value != 0
 
 
 def frozen(value: Tensor) -> Tensor:
@@ -167,8 +167,11 @@ def outputs_of(result: Any) -> Iterator[Tensor]:
 
 
 def as_tensor(value: Any, like: Tensor) -> Tensor:
-    """Return a number as a tensor without dimensions in the type and on the device of ``like``."""
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype, device=like.device)
+    """Return a number, or a tensor of integers, as a tensor of numbers of the kind of ``like``."""
+    if not isinstance(value, Tensor):
+        kind = torch.promote_types(like.dtype, torch.complex64) if isinstance(value, complex) else like.dtype
+        return torch.tensor(value, dtype=kind, device=like.device)
+    return value if value.is_floating_point() or value.is_complex() else value.to(like.dtype)
 
 
 _INPLACE_WITHOUT_UNDERSCORE = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"))

@@ -78,6 +78,8 @@ class Circuit:
         self._modules = {module: name for name, module in view.root.named_modules()}
         self._book = book
         self._calls: Counter[str] = Counter()
+        self._weights = list(view.forward.parameters())
+        self._version = self._count_changes()
         self._lock = threading.RLock()  # hooks sit on the view for the time of a pass
 
     def record(self, images: Tensor, named: bool = False) -> Recording:
@@ -114,6 +116,7 @@ class Circuit:
         _check(y, len(images), "end")
         if not y.requires_grad:
             raise _nothing_linear(recorder)
+        recorder.check_seen(y)
         return Recording(images, caught[0], y.detach().clone(), tuple(recorder.entries), recorder.drew_random)
 
     def replay(
@@ -150,7 +153,16 @@ class Circuit:
         with self._lock, undisturbed(self.view.device):
             return self._run(Operators(), recording.images.clone(), lambda _: x)  # puts back what random draws use up
 
+    def _count_changes(self) -> int:
+        return sum(weight._version for weight in self._weights)
+
     def _run(self, mode: TorchFunctionMode, images: Tensor, enter: Callable[[Tensor], Tensor]) -> Tensor:
+        if self._count_changes() != self._version:
+            raise ModelError(
+                "The weights have changed since the interpreter was made",
+                None,
+                "The interpreter shares them with the model: make a new one.",
+            )
         if (self.start is not None or self.end is not None) and not self._calls:
             self._count_calls(images)
         left = Counter(self._calls)
@@ -213,6 +225,8 @@ class Circuit:
 
         with ExitStack() as stack:
             for module in self._modules:
+                if isinstance(module, torch.jit.ScriptModule):  # takes no hooks, and is refused for what it hides
+                    continue
                 stack.callback(module.register_forward_pre_hook(enters).remove)
                 stack.callback(module.register_forward_hook(leaves).remove)
             yield
@@ -262,15 +276,16 @@ def gradients(
     """Return ⟨u, ∂y/∂x⟩ for each x, ``None`` where y does not depend on it.
 
     Raises:
-        ModelError: the network recomputes parts of itself during the backward pass.
+        ModelError: the network overwrites what the backward pass needs.
     """
     try:
-        return torch.autograd.grad(y, xs, u, retain_graph=keep, allow_unused=True)
+        with undisturbed(y.device):
+            return torch.autograd.grad(y, xs, u, retain_graph=keep, allow_unused=True)
     except RuntimeError as error:
         raise ModelError(
             "The frozen network cannot be run backwards",
             f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            "If it uses activation checkpointing (torch.utils.checkpoint), switch that off.",
+            "It overwrites a tensor after it was used, or recomputes activations (checkpointing): change or switch that off.",
         ) from error
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from explain.linear.book import base_name
 from explain.linear.circuit import Circuit, Recording, gradients
 from explain.linear.tape import Entry
+from explain.view import undisturbed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,9 +84,9 @@ def bias_terms(circuit: Circuit, recordings: Sequence[Recording], ids: tuple[str
     zero = target.new_zeros((), dtype=recordings[0].y.dtype)
     first = 0
     for recording in recordings:
-        leaves, y = _with_leaves(circuit, recording, names)
-        for image in range(first, first + len(recording.x)):
-            grads = gradients(y[image - first, target[image]], [leaf.value for leaf in leaves], keep=True)
+        leaves, outputs = _with_leaves(circuit, recording, names, target[first : first + len(recording.x)])
+        for image, y in enumerate(outputs, first):
+            grads = gradients(y, [leaf.value for leaf in leaves], keep=True)
             for leaf, grad in zip(leaves, grads, strict=True):
                 term = terms.setdefault(leaf.name, _Term(leaf.layer, leaf.operator, [zero] * len(ids)))
                 term.values[image] = term.values[image] + _contribution(leaf.value.detach(), grad)
@@ -109,8 +110,10 @@ class _Leaf:
     operator: str
 
 
-def _with_leaves(circuit: Circuit, recording: Recording, names: dict[int, str]) -> tuple[list[_Leaf], Tensor]:
-    """Replay zero with every constant a leaf of the graph."""
+def _with_leaves(
+    circuit: Circuit, recording: Recording, names: dict[int, str], target: Tensor
+) -> tuple[list[_Leaf], list[Tensor]]:
+    """Replay zero with every constant a leaf of the graph; return the leaves, and the chosen output of each image."""
     leaves: list[_Leaf] = []
     path: list[str] = []
 
@@ -123,8 +126,10 @@ def _with_leaves(circuit: Circuit, recording: Recording, names: dict[int, str]) 
         leaves.append(_Leaf(leaf, known or f"{layer or 'network'} {label or f'{operator} constant'}", layer, operator))
         return leaf
 
-    y = circuit.replay(recording, torch.zeros_like(recording.x), constant, path).flatten(1)
-    return (leaves, y) if y.requires_grad else ([], y)
+    y = circuit.replay(recording, torch.zeros_like(recording.x), constant, path)
+    with undisturbed(y.device):
+        chosen = [y.flatten(1)[image, output] for image, output in enumerate(target.tolist())]
+    return (leaves, chosen) if y.requires_grad else ([], [])
 
 
 def _contribution(constant: Tensor, gradient: Tensor | None) -> Tensor:

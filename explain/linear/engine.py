@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from explain.errors import InputError
+from explain.errors import InputError, NotApplicable
 from explain.inputs import check_images
 from explain.linear.book import Book, Mode, Operator
 from explain.linear.circuit import NORMALISED, Circuit, Recording
@@ -37,7 +39,8 @@ def linear_interpreter(
 
     After P. Navarrete Michelini et al., "A Tour of Convolutional Networks Guided by Linear Interpreters", ICCV 2019
     (arXiv 1908.05168). Masks, selected positions, scales of normalisations, attention and multiplicative gates are frozen;
-    every operator that is neither linear nor known is refused by name.
+    every operator that is neither linear nor known is refused by name. The interpreter shares the model's weights: once they
+    change, it answers no more.
 
     Args:
         model: any module that maps images in [0, 1] to a tensor: logits, or images. It is not changed.
@@ -64,11 +67,13 @@ def linear_interpreter(
     started = time.perf_counter()
     check_images(images, model)
     names = image_names(ids, len(images))
+    if not isinstance(rules, Mapping | None):
+        raise InputError("Rules are not a mapping", type(rules).__name__, "Pass {'sigmoid': 'secant'}, say.")
     for what, value, allowed in (("mode", mode, ("secant", "tangent")), ("space", space, ("raw", "normalised"))):
         if value not in allowed:
             raise InputError(f"There is no {what} of that name", repr(value), f"Use {' or '.join(map(repr, allowed))}.")
-    if batch_size < 1:
-        raise InputError("The batch size must be at least 1", batch_size, "Leave it out for batches of 8.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError("The batch size must be a number from 1", repr(batch_size), "Leave it out for batches of 8.")
     view = private_view(model)
     if space == "normalised" and (start is not None or view.forward is view.root):
         raise InputError(
@@ -87,7 +92,21 @@ def linear_interpreter(
         "mode": mode, "space": space, "start": start, "end": end, "freeze_mean": freeze_mean,
         "rules": {str(key): str(value) for key, value in (rules or {}).items()}, "batch_size": batch_size,
     }  # fmt: skip
-    return LinearInterpreter(circuit, recordings, names, provenance(model, view, images, options, started))
+    lens = LinearInterpreter(circuit, recordings, names, provenance(model, view, images, options, started))
+    _check(next(lens.parts()))
+    return lens
+
+
+def _check(lens: LinearInterpreter) -> None:
+    """Refuse a network that is not affine with its decisions frozen: something in it was not seen."""
+    gap = (lens.apply(lens.inputs) + lens.bias - lens.outputs).abs().amax()
+    size = lens.outputs.abs().amax() + lens.bias.abs().amax()
+    if bool(gap > math.sqrt(torch.finfo(gap.dtype).eps) * 10 * size):
+        raise NotApplicable(
+            "the network is not linear with its decisions frozen",
+            f"A·x + b misses its output by {float(gap / size):.0%}",
+            "Something in it is not seen by torch's function modes: Python's or NumPy's random numbers, writes through .data.",
+        )
 
 
 def _recorded(circuit: Circuit, images: Tensor, batch_size: int, progress: Progress | None) -> list[Recording]:

@@ -22,6 +22,7 @@ from explain.linear.constants import BiasTerms, bias_terms
 from explain.linear.measures import Change, GateAgreement, JacobianGap, Shares, gate_agreement, jacobian_gap
 from explain.linear.spectrum import Spectrum, spectrum
 from explain.linear.targets import Which, flat_index, read_which
+from explain.view import undisturbed
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -50,8 +51,9 @@ class LinearInterpreter:
     ) -> None:
         self._circuit = circuit
         self._recordings = tuple(recordings)
-        self.inputs = torch.cat([recording.x for recording in recordings])
-        self.outputs = torch.cat([recording.y for recording in recordings])
+        with undisturbed(circuit.view.device), torch.no_grad():
+            self.inputs = torch.cat([recording.x for recording in recordings])
+            self.outputs = torch.cat([recording.y for recording in recordings])
         self.ids = ids
         self.provenance = provenance
         self.mode: Mode = provenance["options"]["mode"]
@@ -144,6 +146,8 @@ class LinearInterpreter:
             ks = [
                 tuple(index) for index in torch.cartesian_prod(*map(torch.arange, shape)).view(-1, len(shape)).tolist()
             ]
+        if not isinstance(ks, Sequence) or not len(ks):
+            raise InputError("Rows are asked for by a list of outputs", repr(ks), "Pass [0, 1], or None for all.")
         units = [self._unit(k) for k in ks]
         found, first = [], 0
         for recording in self._recordings:
@@ -265,7 +269,7 @@ class LinearInterpreter:
         Raises:
             InputError: there is no such image.
         """
-        if not -len(self) <= image < len(self):
+        if not isinstance(image, int) or not -len(self) <= image < len(self):
             raise InputError("There is no such image", image, f"There are {len(self)} images.")
         if len(self) == 1:
             return self
@@ -294,7 +298,7 @@ class LinearInterpreter:
         return self._singles
 
     def _map(self, x: Tensor, run: Callable[[Recording, Tensor], Tensor]) -> Tensor:
-        if len(self) == 1 and x.ndim == self.inputs.ndim and len(x) != 1:
+        if len(self) == 1 and isinstance(x, Tensor) and x.ndim == self.inputs.ndim and len(x) != 1:
             x = self._fit(x, self.inputs.expand(len(x), *self.inputs.shape[1:]), "inputs")
             return (
                 torch.cat([run(self._recordings[0], one) for one in torch.split(x, 1)]) if len(x) else self.outputs[:0]
@@ -311,6 +315,10 @@ class LinearInterpreter:
         return list(zip(self._recordings, torch.split(values, sizes), strict=True))
 
     def _fit(self, values: Tensor, like: Tensor, what: str) -> Tensor:
+        if not isinstance(values, Tensor):
+            raise InputError(
+                f"The {what} are not a tensor", type(values).__name__, f"Pass one like {tuple(like.shape)}."
+            )
         if values.shape != like.shape:
             raise InputError(
                 f"The {what} have the wrong shape", tuple(values.shape), f"Pass a tensor of shape {tuple(like.shape)}."

@@ -37,7 +37,7 @@ class Shares:
         margin_pixels: the pixels' part.
         margin_bias: the bias's part.
         margin_radius: margin / ‖row − row of the runner-up‖₂: the l2 distance in x at which the two would tie if no
-            decision changed. Negative if the output is not the largest.
+            decision changed. Negative if the output is not the largest; infinite or NaN if the rows are equal.
         ids: one name per image.
         input_name: what x is.
     """

@@ -21,9 +21,11 @@ class Rule:
     Attributes:
         exact_jacobian: the frozen map is the operator's derivative (almost everywhere), so that ``tangent`` mode uses
             this rule too; other rules are replaced there by the tangent.
+        alone: only the operator's first argument may depend on the image (not the weight of a normalisation, say).
     """
 
     exact_jacobian: bool = False
+    alone: bool = True
 
     def record(self, call: Call) -> tuple[Any, Any]:
         """Return the operator's result at the recorded image, and the gate."""
@@ -39,7 +41,7 @@ class Rule:
 
     def is_jacobian(self, call: Call) -> bool:
         """Whether :attr:`exact_jacobian` holds for this call."""
-        return self.exact_jacobian
+        return self.exact_jacobian and not (self.alone and call.varying > 1)
 
     def plain(self, call: Call) -> Any:
         """Run the operator out of place on the tensors in ``call``, in a form that torch can differentiate forwards."""
@@ -56,6 +58,8 @@ class Freeze(Rule):
     A multiplicative gate that is frozen leaves the product with features linear (squeeze-and-excitation, attention);
     its own biases get no credit.
     """
+
+    alone = False
 
     def record(self, call: Call) -> tuple[Any, Any]:
         kept = copied(call.native())

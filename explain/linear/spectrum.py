@@ -45,7 +45,8 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> Tensor:
-        """``(N,)``: exp of the entropy of sᵢ²/Σs² (Roy & Vetterli 2007, with energies); of these values only if not complete."""
+        """``(N,)``: exp of the entropy of sᵢ²/Σs² (Roy & Vetterli 2007, with energies); of these values only if not complete, and
+        NaN where A is 0."""
         p = self.values.square() / self.values.square().sum(1, keepdim=True)
         return torch.special.entr(p).sum(1).exp()
 
@@ -73,7 +74,7 @@ def spectrum(lens: LinearInterpreter, rank: int | None) -> Spectrum:
     full = min(outputs, inputs)
     if rank is None:
         rank = full if full <= _ALL else _SOME
-    if not 1 <= rank <= full:
+    if not isinstance(rank, int) or not 1 <= rank <= full:
         raise InputError("There are not so many singular values", rank, f"A has {full}: pass a rank from 1 to {full}.")
     if outputs <= _ALL:
         matrices = (matrix for part in lens.parts() for matrix in part.rows())

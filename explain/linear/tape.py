@@ -116,8 +116,7 @@ class Recorder(TorchFunctionMode):
             self.entries.append(Entry(func))
             return func(*args, **kwargs)
         for tensor in varying:
-            if not hasattr(tensor, _MARK):
-                self._check_seen(tensor)
+            self.check_seen(tensor)
         if not _drops_saved_tensors():
             raise NotApplicable(
                 f"the network handles saved tensors by itself in {self._layer or 'its forward'}",
@@ -130,6 +129,12 @@ class Recorder(TorchFunctionMode):
 
     def _record(self, known: Known, call: Call) -> Any:
         rule = self._book.in_mode(known.rule, call)
+        if rule is not None and rule.alone and not (call.varying == 1 and call.input.requires_grad):
+            raise NotApplicable(
+                f"more than the first argument of {call.name!r} varies with the image in {call.layer or 'the network itself'}",
+                None,
+                "Write the modulation as a product and a sum; or use mode='tangent'.",
+            )
         result, gate = (call.native(), None) if rule is None else rule.record(call)
         written = call.input if known.name == "__setitem__" else result
         varies = mark(written)
@@ -164,7 +169,10 @@ class Recorder(TorchFunctionMode):
             self.drew_random = True
             self._stack.enter_context(torch.random.fork_rng(devices=cards()))
 
-    def _check_seen(self, tensor: Tensor) -> None:
+    def check_seen(self, tensor: Tensor) -> None:
+        """Refuse a tensor that depends on x and was made by an operator that did not come by here."""
+        if hasattr(tensor, _MARK):
+            return
         if tensor.grad_fn is not None and tensor.grad_fn.name() in _IDENTITIES:
             return
         maker = "unknown" if tensor.grad_fn is None else tensor.grad_fn.name()

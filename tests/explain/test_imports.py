@@ -18,7 +18,9 @@ def test_import_pulls_in_no_upper_floor() -> None:
     code = "import sys, explain; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "explain" in loaded and "torch" in loaded
-    assert not {"workbench", "attacks", "streamlit", "plotly", "pandas", "ray", "captum", "scipy", "torchvision"} & set(loaded)
+    assert not {"workbench", "attacks", "streamlit", "plotly", "pandas", "ray", "captum", "scipy", "torchvision"} & set(
+        loaded
+    )
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)

@@ -29,6 +29,8 @@ class Affine(Rule):
         held: slots that are frozen when they vary.
     """
 
+    alone = False
+
     def __init__(self, factors: Sequence[Slot] = (), addends: Sequence[Slot] = (), held: Sequence[Slot] = ()) -> None:
         self._factors = tuple(factors)
         self._addends = tuple(addends)
@@ -180,7 +182,10 @@ class BatchNorm(Rule):
         return gate is STORED
 
     def is_jacobian(self, call: Call) -> bool:
-        """Whether the statistics are the stored ones."""
+        """Whether the statistics are the stored ones, and weight and bias constant."""
+        return self._has_stored(call) and call.varying == 1
+
+    def _has_stored(self, call: Call) -> bool:
         return self._of(call, "running_mean") is not None and not self._of(call, "training", False)
 
     def _of(self, call: Call, name: str, default: Any = None) -> Any:
@@ -188,18 +193,11 @@ class BatchNorm(Rule):
 
     def record(self, call: Call) -> tuple[Any, Any]:
         gate: Any = STORED
-        if not self.is_jacobian(call):
+        if not self._has_stored(call):
             x = call.input.detach()
             var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
             gate = mean, var
         result = call.native()
-        weight, bias = self._of(call, "weight"), self._of(call, "bias")
-        if any(isinstance(one, Tensor) and one.requires_grad for one in (weight, bias)):
-            raise NotApplicable(
-                f"weight or bias of a batch normalisation vary with the image at {call.layer or 'the top'}",
-                None,
-                "Write the modulation as a product and a sum.",
-            )
         return result, gate
 
     def replay(self, call: Call, gate: Any) -> Any:

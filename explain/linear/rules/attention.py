@@ -22,6 +22,8 @@ from explain.linear.rule import Rule
 class ScaledDotProduct(Rule):
     """``scaled_dot_product_attention``."""
 
+    alone = False
+
     def record(self, call: Call) -> tuple[Any, Any]:
         gate = self._attention(call, *(one.detach() for one in self._queries_and_keys(call)))
         return self.replay(call, gate), gate
@@ -60,6 +62,8 @@ class ScaledDotProduct(Rule):
 
 class MultiHead(Rule):
     """``multi_head_attention_forward``, as ``nn.MultiheadAttention`` calls it."""
+
+    alone = False
 
     def record(self, call: Call) -> tuple[Any, Any]:
         given = _bound(call)

@@ -23,6 +23,12 @@ class Secant(Rule):
     """φ(x) → φ(0) + g·x with g = (φ(x₀) − φ(0))/x₀."""
 
     def record(self, call: Call) -> tuple[Any, Any]:
+        if call.input.is_complex():
+            raise NotApplicable(
+                f"{call.name!r} of complex numbers has no secant, at {call.layer or 'the top'}",
+                None,
+                "Write it with real and imaginary parts, or use mode='tangent'.",
+            )
         value, slope = _at_zero(call)
         before = call.input.detach()
         before = before.clone() if call.inplace else before
@@ -101,6 +107,10 @@ class LeakyReLU(Rule):
     exact_jacobian = True
 
     def record(self, call: Call) -> tuple[Any, Any]:
+        if call.name == "rrelu" and call.argument("training", 3, False):
+            raise NotApplicable(
+                f"rrelu draws slopes in evaluation mode at {call.layer or 'the top'}", None, "Pass training=False."
+            )
         gate = call.input.detach() > 0
         return call.native(), gate
 

@@ -73,6 +73,7 @@ class Extremum(Rule):
     """
 
     exact_jacobian = True
+    alone = False
 
     def record(self, call: Call) -> tuple[Any, Any]:
         gate = self._gate(call)

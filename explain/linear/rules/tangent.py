@@ -38,6 +38,7 @@ class Tangent(Rule):
     """
 
     exact_jacobian = True
+    alone = False
 
     def __init__(self, rule: Rule | None = None) -> None:
         self._rule = rule or Rule()
@@ -154,7 +155,7 @@ def _parts(result: Any) -> tuple[Any, ...]:
 
 
 def _is_smooth(one: Any) -> bool:
-    return isinstance(one, Tensor) and one.is_floating_point()
+    return isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex())
 
 
 def _form(result: Any) -> Any:

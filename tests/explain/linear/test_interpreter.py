@@ -360,10 +360,12 @@ def test_provenance_repeats_it(lens: explain.LinearInterpreter, images: Tensor) 
     [
         ({"mode": "cosecant"}, "There is no mode of that name: 'cosecant'"),
         ({"space": "lab"}, "There is no space of that name"),
-        ({"batch_size": 0}, "The batch size must be at least 1"),
+        ({"batch_size": 0}, "The batch size must be a number from 1"),
         ({"ids": ["a"]}, "There are 3 images, and a different number of ids"),
-        ({"rules": {"sigmoids": "secant"}}, "There is no operator of that name: 'sigmoids'"),
+        ({"rules": {"sigmoids": "secant"}}, "There is no operator of that name that could be frozen so: 'sigmoids'"),
         ({"rules": {"sigmoid": "secants"}}, "There is no rule of that name"),
+        ({"rules": {"softmax": "secant"}}, "There is no operator of that name that could be frozen so"),
+        ({"rules": ["sigmoid"]}, "Rules are not a mapping"),
         ({"space": "normalised", "start": "act1"}, "The model has no normalised space of its own"),
     ],
 )
@@ -378,7 +380,8 @@ def test_questions_that_make_no_sense(model: nn.Module, lens: explain.LinearInte
         lambda: lens.column((3, 0, 0)), lambda: lens.column((0, 0)), lambda: lens.column(0),
         lambda: lens.apply(images[:2]), lambda: lens.adjoint(images), lambda: lens.replay(images[:, :, :4]),
         lambda: lens.change(images[:2]), lambda: lens.gate_agreement(images * 300), lambda: lens.svd(6),
-        lambda: lens.svd(0), lambda: lens.pick(3), lambda: lens.operator(-4),
+        lambda: lens.svd(0), lambda: lens.svd(1.5), lambda: lens.pick(3), lambda: lens.pick("a"),
+        lambda: lens.rows([]), lambda: lens.rows(2), lambda: lens.apply(None), lambda: lens.operator(-4),
         lambda: explain.linear_interpreter(model, images, end="act1").row(3),
     ):  # fmt: skip
         with pytest.raises(explain.InputError):
