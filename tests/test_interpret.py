@@ -23,7 +23,7 @@ from workbench.cli import main
 from workbench.errors import OptionError
 from workbench.images import ImageSet
 from workbench.interpretation import Interpretation, interpret
-from workbench.nearest import nearest
+from workbench.interpretation.nearest import nearest
 
 CLOSE = 1.002  # on a plane the last attack goes straight, and the line back is halved ten times
 

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from workbench import shrink
+import explain
+from workbench import load, shrink
 from workbench.bundle import bundled
 from workbench.models.small import IMAGE_SAMPLES, SAMPLES
 from workbench.samples import counterfactual_twins, sample_data
@@ -238,3 +239,20 @@ def test_the_script_refuses_a_name_it_does_not_know(
 
 def test_the_script_knows_every_sample_network(script: ModuleType) -> None:
     assert list(script.RECIPES) == list(ALL)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_linear_interpreter_is_exact_on_it(name: str) -> None:
+    """A·x₀ + b = f(x₀), ⟨A·v, u⟩ = ⟨v, Aᵀ·u⟩ and votes + constants = logit, to rounding."""
+    model = load(f"sample:{name}").double()
+    images = sample_data(SAMPLES[name].data, "test", 4).images.double()
+    lens = explain.linear_interpreter(model, images)
+    assert float((lens.outputs - model(images)).abs().max()) <= 1e-12 * float(lens.outputs.abs().max())
+    assert float(lens.residual.max()) <= 1e-12
+    draws = torch.Generator().manual_seed(0)
+    u = torch.randn(lens.outputs.shape, generator=draws, dtype=torch.float64)
+    v = torch.randn(images.shape, generator=draws, dtype=torch.float64)
+    forwards, backwards = lens.apply(v), lens.adjoint(u)
+    assert float(((forwards * u).sum() - (v * backwards).sum()).abs()) <= 1e-12 * float(forwards.norm() * u.norm())
+    complete = lens.votes().sum((1, 2)) + lens.bias_terms().total
+    assert float((complete - lens.outputs.amax(1)).abs().max()) <= 1e-12 * float(lens.outputs.abs().max())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
     from .images import ImageSet, read_images
+    from .interpretation import interpret
     from .models import Identification, ImageModel, Preset, VisionModel, identify, load, load_image_model, shrink
     from .report import report as report
     from .samples import sample_data, sample_photos
@@ -31,6 +32,7 @@ _HOME = {
     "VisionModel": "models",
     "WorkbenchError": "errors",
     "identify": "models",
+    "interpret": "interpretation",
     "load": "models",
     "load_image_model": "models",
     "read_images": "images",
@@ -53,6 +55,7 @@ __all__ = [
     "VisionModel",
     "WorkbenchError",
     "identify",
+    "interpret",
     "load",
     "load_image_model",
     "read_images",

@@ -62,7 +62,7 @@ def look(
     if refused:
         raise OptionError("A network that returns images has no use for this option", refused[0], "Leave it out.")
     place = None if pixel is None else _place_of(pixel)
-    from .look import look_at
+    from .interpretation.look import look_at
     from .models import load_image_model
     from .report.linear_files import writable_folder, write_page
     from .report.numbers import plain, precision

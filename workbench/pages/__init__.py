@@ -5,6 +5,7 @@ model and the images. Nothing here imports torch: the shell of a page paints fir
 
 =============  ============================================================================
 ``engine``     starts importing torch in the background, and waits for it
+``frame``      what every page has around its form and its result
 ``sidebar``    which model, which images; remembered in the URL where they are samples
 ``uploads``    what strangers send: names, sizes, digests, a private copy on disk
 ``loading``    choices become a model and images, cached by content
@@ -14,6 +15,11 @@ model and the images. Nothing here imports torch: the shell of a page paints fir
 ``explain``    the page "Explain": choose, run, look
 ``gallery``    its result: pictures, predictions, maps on a shared scale
 ``robustness`` its last part: the curve and the report
+``linear``     the page "Linear": choose, run, look
+``apart``      its result: votes, bias and patterns of one picture
+``pixel``      a picture to click on, and what the chosen pixel does
+``fooled``     its last part: the nearest adversarial picture, and what moved
+``pictures``   one image as a file, a thumbnail, a line of predictions
 ``recipe``     "copy as Python"
 =============  ============================================================================
 """
@@ -22,7 +28,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from . import engine, explain, sidebar
+from . import engine, explain, linear, sidebar
+
+_EXPLAIN, _LINEAR = ":material/visibility:", ":material/function:"
 
 
 def main() -> None:
@@ -30,5 +38,8 @@ def main() -> None:
     st.set_page_config(page_title="Classifier workbench", page_icon=":material/biotech:", layout="wide")
     chosen = sidebar.draw()
     engine.start()
-    pages = [st.Page(lambda: explain.page(chosen), title="Explain", url_path="explain", default=True)]
+    pages = [
+        st.Page(lambda: explain.page(chosen), title="Explain", icon=_EXPLAIN, url_path="explain", default=True),
+        st.Page(lambda: linear.page(chosen), title="Linear", icon=_LINEAR, url_path="linear"),
+    ]
     st.navigation(pages).run()

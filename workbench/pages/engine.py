@@ -9,7 +9,16 @@ from __future__ import annotations
 import importlib
 import threading
 
-_NEEDED = ("torch", "explain", "attacks", "workbench.models.loading", "workbench.samples", "workbench.report.figures")
+_NEEDED = (
+    "torch",
+    "explain",
+    "attacks",
+    "workbench.models.loading",
+    "workbench.samples",
+    "workbench.report.figures",
+    "workbench.report.clickable",
+    "workbench.interpretation",
+)
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 _failure: list[BaseException] = []

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from .pictures import png, predictions
 from .text import count, plain
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from explain import Explanations
 
     from ..models import VisionModel
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from .robustness import Measured
 
 _PER_PAGE = 8
-_TOP = 3
-_SMALLEST = 256
 
 
 @dataclass(eq=False, repr=False)
@@ -66,7 +62,8 @@ def draw(shown: Shown) -> None:
         with st.container(border=True, horizontal=True, key=f"image {index}"):
             _picture(shown, index)
             with st.container(width=180):
-                st.html(_predictions(shown, index, probabilities[index]))
+                explained = int(found.target[index])
+                st.html(predictions(shown.model, images, index, probabilities[index], explained))
             for name in found:
                 _map(shown, index, name)
     seconds = found.provenance["seconds"]
@@ -78,7 +75,7 @@ def _picture(shown: Shown, index: int) -> None:
 
     images = shown.photos.images
     if (key := (index,)) not in shown.pictures:
-        shown.pictures[key] = _png(figures.to_rgb(images.images[index]))
+        shown.pictures[key] = png(figures.to_rgb(images.images[index]))
     _image(f"{index}", shown.pictures[key], "as the model saw it", f"{images.ids[index]}, as the model saw it")
 
 
@@ -90,7 +87,7 @@ def _map(shown: Shown, index: int, name: str) -> None:
         overlay = figures.map_overlay(
             images.images[index], one.maps[index], scale_max=figures.shared_scale(one.maps), signed=one.signed
         )
-        shown.pictures[key] = _png(overlay)
+        shown.pictures[key] = png(overlay)
     what = shown.model.class_name(int(one.target[index]))
     alt = f"{_title(name)} map of {images.ids[index]} for {what}"
     _image(f"{index}-{name}", shown.pictures[key], _title(name), alt)
@@ -109,17 +106,6 @@ def _sizes(columns: int) -> str:
     return (
         f'<style>div:has(> [class*="st-key-picture-"]) {{ flex: none !important; width: {width} !important; }}</style>'
     )
-
-
-def _png(picture: np.ndarray) -> bytes:
-    """Encode a picture; a small one with its pixels repeated, so that an 8-pixel digit is seen as the squares it is."""
-    from PIL import Image
-
-    factor = max(1, -(-_SMALLEST // max(picture.shape[:2])))
-    file = BytesIO()
-    large = Image.fromarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
-    large.save(file, "PNG", compress_level=1)  # it travels once, and mostly within one machine
-    return file.getvalue()
 
 
 def _title(name: str) -> str:
@@ -154,38 +140,3 @@ def _legends(shown: Shown) -> str:
             f"<span>{least}</span><span>{most}</span></div></div>"
         )
     return f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;font-size:.9rem">{"".join(items)}</div>'
-
-
-def _predictions(shown: Shown, index: int, probabilities: Any) -> str:
-    """Return the most probable classes as bars, the explained one in bold, and the truth where it is known."""
-    from ..report.figures import PALETTE
-
-    model, images = shown.model, shown.photos.images
-    explained = int(shown.found.target[index])
-    best = probabilities.topk(min(_TOP, len(probabilities))).indices.tolist()
-    rows = []
-    for place in best if explained in best else [*best, explained]:
-        share, name = float(probabilities[place]), html.escape(model.class_name(place))
-        weight = 600 if place == explained else 400
-        rows.append(
-            f'<div style="display:flex;justify-content:space-between;gap:.5rem;font-weight:{weight}">'
-            f'<span style="overflow-wrap:anywhere">{name}</span><span>{share:.1%}</span></div>'
-            f'<div style="height:.35rem;border-radius:.2rem;background:rgba(128,128,128,.2);margin-bottom:.45rem">'
-            f'<div style="height:100%;border-radius:.2rem;width:{share:.1%};background:{PALETTE.accent}"></div></div>'
-        )
-    name = html.escape(images.ids[index])
-    cut = "opacity:.65;font-size:.8rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
-    header = f'<div style="{cut}" title="{name}">{name}</div>'
-    return f'<div style="font-size:.9rem">{header}{_truth(shown, index, best[0])}{"".join(rows)}</div>'
-
-
-def _truth(shown: Shown, index: int, predicted: int) -> str:
-    from ..report.figures import PALETTE
-
-    labels = shown.photos.images.labels
-    if labels is None:
-        return '<div style="margin-bottom:.4rem"></div>'
-    label = int(labels[index])
-    colour, verdict = (PALETTE.good, "right") if label == predicted else (PALETTE.bad, "wrong")
-    name = html.escape(shown.model.class_name(label))
-    return f'<div style="margin-bottom:.4rem">truth: {name}, <b style="color:{colour}">{verdict}</b></div>'

@@ -28,17 +28,46 @@ def python(
     return "\n".join(
         [
             "import explain",
-            "import workbench as wb",
-            "",
-            f"# model {model.digest[:12]}, images {photos.images.digest[:12]}",
-            f"model = wb.load({_load(choice, options)})",
-            *photos.recipe,
+            *_subject(choice, options, model, photos),
             f"maps = explain.explain(model, images.images, {', '.join(arguments)})",
             f"maps[{methods[0]!r}].maps  # (N, H, W)",
             "",
             'wb.report(model, images, "report.html", explanations=maps)',
         ]
     )
+
+
+def linear(
+    choice: ModelChoice,
+    options: Options,
+    model: VisionModel,
+    photos: Photos,
+    target: int | None,
+    space: str,
+    mode: str,
+) -> str:
+    """Return a script that loads the same model and images and takes them apart in the same way."""
+    arguments = [] if target is None else [f"target={target}"]
+    arguments += [f"space={space!r}", f"mode={mode!r}", "attack=False"]
+    return "\n".join(
+        [
+            *_subject(choice, options, model, photos),
+            f"found = wb.interpret(model, images, {', '.join(arguments)})",
+            "found.votes  # (N, H, W); with found.shares.bias they add up to the logit",
+            "found.frame()",
+            "found.lens.column((0, 3, 5))  # what channel 0 of the pixel in row 3, column 5 does to every class",
+        ]
+    )
+
+
+def _subject(choice: ModelChoice, options: Options, model: VisionModel, photos: Photos) -> list[str]:
+    return [
+        "import workbench as wb",
+        "",
+        f"# model {model.digest[:12]}, images {photos.images.digest[:12]}",
+        f"model = wb.load({_load(choice, options)})",
+        *photos.recipe,
+    ]
 
 
 def sources(choice: Choice) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def picture_and_votes(
         )  # fmt: skip
         _frame(figure, pixel, max(1.0, max(height, width) / _MARK), f"x{name}", f"y{name}")
     figure.update_layout(
-        title=None, height=272, margin={"l": 0, "r": 0, "t": 0, "b": 26}, clickmode="event+select", dragmode=False,
+        title=None, height=258, margin={"l": 0, "r": 0, "t": 0, "b": 26}, clickmode="event+select", dragmode=False,
         hoverdistance=30,
     )  # fmt: skip
     return figure

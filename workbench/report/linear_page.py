@@ -223,11 +223,10 @@ def _python(subject: Subject, model: Any, sources: tuple[str, str] | None) -> tu
     asked += [] if found.provenance["attack"] else ["attack=False"]
     lines = [
         "import workbench as wb",
-        "from workbench.interpretation import interpret",
         "",
         f"model = {net.expression}",
         f"images = {data.expression}",
-        _call("found = interpret", ["model", "images", *asked]),
+        _call("found = wb.interpret", ["model", "images", *asked]),
         "found.frame()",
     ]
     return "\n".join(lines), net.exact and data.exact

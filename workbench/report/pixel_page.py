@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..images import ImageSet
-    from ..look import Look
+    from ..interpretation.look import Look
 
 _MOST = 12
 _SIDE = 224  # of the pictures in which the pixel is marked

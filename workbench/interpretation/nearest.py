@@ -16,18 +16,17 @@ from torch import nn
 
 import attacks as attack_engine
 
-from .models import VisionModel
+from ..models import VisionModel
 
 if TYPE_CHECKING:
     from attacks import AttackResult
 
-    from .images import ImageSet
+    from ..images import ImageSet
 
 Progress = Callable[[int, int, str], None]
 
-_BISECTIONS = (
-    3  # of the exponent between a budget that holds and one, twice as large, that breaks: within 2^(1/8) = 9 %
-)
+# Of the exponent between a budget that holds and one, twice as large, that breaks: within 2^(1/8) = 9 %.
+_BISECTIONS = 3
 _HALVINGS = 10  # of the line from the image to its adversarial: a thousandth of it
 _SMALLEST = -20  # 2^-20 is far below a grey level of one pixel
 _TOGETHER = 32  # images per forward pass that decides whether they still fool

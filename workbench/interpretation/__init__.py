@@ -17,7 +17,7 @@ from torch import nn
 
 import explain
 
-from .errors import OptionError
+from ..errors import OptionError
 from .nearest import nearest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from explain.linear import BiasTerms, Change, GateAgreement, JacobianGap, LinearInterpreter, Shares, Spectrum
 
-    from .images import ImageSet
+    from ..images import ImageSet
 
 Progress = Callable[[int, int, str], None]
 
@@ -159,7 +159,7 @@ def interpret(
         raise OptionError(
             "The model is no classifier, so it has no classes to vote for",
             f"one output is {found}",
-            "For a network from images to images, ask about one pixel: workbench.look.look_at.",
+            "For a network from images to images, ask about one pixel: workbench.interpretation.look.look_at.",
         )
     shares = lens.shares(target)
     chosen = shares.target
@@ -178,13 +178,14 @@ def interpret(
 
 
 def _spectrum(lens: LinearInterpreter, progress: Progress) -> Spectrum:
-    """Compute the spectrum image by image, so that a person sees it advance."""
+    """Compute the spectrum in parts, so that a person sees it advance."""
     outputs = lens.outputs.shape[1]
     rank = None if outputs <= 128 else _PATTERNS
-    found = []
-    for i in range(len(lens)):
-        progress(i, len(lens), "singular patterns")
-        found.append(lens.pick(i).svd(rank))
+    found: list[Spectrum] = []
+    parts = lens.parts() if rank is None else (lens.pick(i) for i in range(len(lens)))
+    for part in parts:
+        progress(sum(len(one.values) for one in found), len(lens), "singular patterns")
+        found.append(part.svd(rank))
     values, left, right = (torch.cat([getattr(one, name) for one in found]) for name in ("values", "left", "right"))
     return explain.linear.Spectrum(values, left, right, found[0].complete, lens.ids)
 

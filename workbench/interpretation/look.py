@@ -17,14 +17,14 @@ from torch import nn
 
 import explain
 
-from .errors import OptionError
+from ..errors import OptionError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from explain.linear import LinearInterpreter, Spectrum
 
-    from .images import ImageSet
+    from ..images import ImageSet
 
 Progress = Callable[[int, int, str], None]
 

@@ -1,0 +1,92 @@
+"""What every page shows of one image: the picture itself, what the model predicts for it, and the truth where it is known."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    import numpy as np
+    import plotly.graph_objects as go
+
+    from ..images import ImageSet
+    from ..models import VisionModel
+
+_TOP = 3
+_SMALLEST = 256
+
+
+def chart(figure: go.Figure, key: str, alt: str) -> None:
+    """Draw a figure that answers to the pointer, without the row of buttons above it."""
+    st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key=key, alt=alt)
+
+
+def png(picture: np.ndarray, smallest: int = _SMALLEST) -> bytes:
+    """Encode a picture; a small one with its pixels repeated, so that an 8-pixel digit is seen as the squares it is.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        smallest: length that the longer side has at least.
+    """
+    from PIL import Image
+
+    factor = max(1, -(-smallest // max(picture.shape[:2])))
+    file = BytesIO()
+    large = Image.fromarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
+    large.save(file, "PNG", compress_level=1)  # it travels once, and mostly within one machine
+    return file.getvalue()
+
+
+def strip(pictures: Sequence[tuple[bytes, str, str]], width: int) -> None:
+    """Draw small pictures side by side: each a PNG file, the Markdown below it, and its alternative text."""
+    with st.container(horizontal=True, gap="medium"):
+        for file, caption, alt in pictures:
+            # The container has the width; given to the picture, Streamlit would encode it again.
+            with st.container(width=width, gap="xsmall"):
+                st.image(file, width="stretch", alt=alt, output_format="PNG")
+                st.caption(caption)
+
+
+def predictions(model: VisionModel, images: ImageSet, index: int, probabilities: Any, explained: int) -> str:
+    """Return HTML: the most probable classes as bars, the explained one in bold, and the truth where it is known.
+
+    Args:
+        model: which predicted.
+        images: what it saw.
+        index: which of them.
+        probabilities: ``(K,)``, of that image.
+        explained: the class in bold.
+    """
+    from ..report.figures import PALETTE
+
+    best = probabilities.topk(min(_TOP, len(probabilities))).indices.tolist()
+    rows = []
+    for place in best if explained in best else [*best, explained]:
+        share, name = float(probabilities[place]), html.escape(model.class_name(place))
+        weight = 600 if place == explained else 400
+        rows.append(
+            f'<div style="display:flex;justify-content:space-between;gap:.5rem;font-weight:{weight}">'
+            f'<span style="overflow-wrap:anywhere">{name}</span><span>{share:.1%}</span></div>'
+            f'<div style="height:.35rem;border-radius:.2rem;background:rgba(128,128,128,.2);margin-bottom:.45rem">'
+            f'<div style="height:100%;border-radius:.2rem;width:{share:.1%};background:{PALETTE.accent}"></div></div>'
+        )
+    name = html.escape(images.ids[index])
+    cut = "opacity:.65;font-size:.8rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis"
+    header = f'<div style="{cut}" title="{name}">{name}</div>'
+    verdict = f'<div style="margin-bottom:.4rem">{truth(model, images, index, best[0])}</div>'
+    return f'<div style="font-size:.9rem">{header}{verdict}{"".join(rows)}</div>'
+
+
+def truth(model: VisionModel, images: ImageSet, index: int, predicted: int) -> str:
+    """Return HTML: the true class and whether it was predicted; nothing where nobody knows."""
+    from ..report.figures import PALETTE
+
+    if images.labels is None:
+        return ""
+    label = int(images.labels[index])
+    colour, verdict = (PALETTE.good, "right") if label == predicted else (PALETTE.bad, "wrong")
+    return f'truth: {html.escape(model.class_name(label))}, <b style="color:{colour}">{verdict}</b>'
