@@ -105,6 +105,8 @@ _TABLES: tuple[dict[str, Rule], ...] = (
     _named(Threshold(), "threshold _threshold"),
     _named(Dropout(), "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"),
     _named(Secant(), _POINTWISE),
+    _named(Secant(F.hardsigmoid), "hardswish"),
+    _named(Secant(torch.sigmoid), "silu"),
     _named(Power(), "pow __pow__ __ipow__ float_power"),
     _named(Gated(), "glu"),
     _named(FREEZE, _GATES),

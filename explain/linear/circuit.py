@@ -108,7 +108,7 @@ class Circuit:
         def enter(value: Tensor) -> Tensor:
             _check(value, len(images), "start")
             caught.append(value.detach().clone())
-            return caught[0].clone().requires_grad_()
+            return caught[0].detach().requires_grad_()
 
         with self._lock, undisturbed(self.view.device), self._names(path) if named else nullcontext():
             images = self.view.load(images)
@@ -144,14 +144,12 @@ class Circuit:
             return self._replay(recording, x, constant)
 
     def _replay(self, recording: Recording, x: Tensor, constant: Callable[[Any, Entry, str], Any] | None) -> Tensor:
-        # The network gets a copy: it may start with an in-place operation.
-        mode = Replayer(self._book, recording.entries, constant)
-        return self._run(mode, recording.images.clone(), lambda _: x)
+        return self._run(Replayer(self._book, recording.entries, constant), recording.images, lambda _: x)
 
     def plain(self, recording: Recording, x: Tensor) -> Tensor:
         """Return y for other values at ``start``, every unit deciding anew: the network itself."""
         with self._lock, undisturbed(self.view.device):
-            return self._run(Operators(), recording.images.clone(), lambda _: x)  # puts back what random draws use up
+            return self._run(Operators(), recording.images, lambda _: x)  # puts back what random draws use up
 
     def _count_changes(self) -> int:
         return sum(weight._version for weight in self._weights)
@@ -195,7 +193,8 @@ class Circuit:
                 stack.callback(root.get_submodule(self.end).register_forward_hook(ends).remove)
             stack.enter_context(mode)
             with suppress(_Reached):
-                result.append(self.view(substitute(images) if self.start is None else images))
+                # The network gets a copy in either case: it may start with an in-place operation.
+                result.append(self.view(substitute(images) if self.start is None else images.clone()))
         return result[0]
 
     def _count_calls(self, images: Tensor) -> None:

@@ -20,7 +20,14 @@ from explain.linear.rule import FREEZE, Rule
 
 
 class Secant(Rule):
-    """φ(x) → φ(0) + g·x with g = (φ(x₀) − φ(0))/x₀."""
+    """φ(x) → φ(0) + g·x with g = (φ(x₀) − φ(0))/x₀.
+
+    Args:
+        slope: g as a function of x₀, where it has a closed form and φ(0) = 0: σ for SiLU.
+    """
+
+    def __init__(self, slope: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._slope = slope
 
     def record(self, call: Call) -> tuple[Any, Any]:
         if call.input.is_complex():
@@ -29,6 +36,9 @@ class Secant(Rule):
                 None,
                 "Write it with real and imaginary parts, or use mode='tangent'.",
             )
+        if self._slope is not None:
+            gate = self._slope(call.input.detach())
+            return call.native(), (gate, 0.0)
         value, slope = _at_zero(call)
         before = call.input.detach()
         before = before.clone() if call.inplace else before
@@ -98,6 +108,8 @@ class ReLU(Rule):
 
     def replay(self, call: Call, gate: Any) -> Any:
         x = call.input
+        if x.requires_grad:  # the backward pass multiplies too: numbers by numbers is twice as fast as by booleans
+            gate = gate.to(x.dtype)
         return x.mul_(gate) if call.inplace else x * gate
 
 
