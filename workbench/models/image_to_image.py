@@ -7,9 +7,7 @@ answer looks at, a column is what one pixel of the input leaves behind. :class:`
 
 from __future__ import annotations
 
-import functools
 import os
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,15 +16,12 @@ from torch.nn import functional as F
 from ..errors import ImageError, ModelError, OptionError
 from .loading import check_size, in_channels, on_device, open_sample, private_copy
 from .small import IMAGE_SAMPLES, SAMPLES, Sample
-from .vision import Preset, VisionModel, content_digest
-
-if TYPE_CHECKING:
-    from typing import Self
+from .vision import FrozenModel, Preset, VisionModel
 
 _SIDE = 64  # pixels; what a module is tried with unless told otherwise: it suits networks that halve up to six times
 
 
-class ImageModel(nn.Module):
+class ImageModel(FrozenModel):
     """A frozen network that maps images in [0, 1] to images.
 
     Args:
@@ -46,9 +41,6 @@ class ImageModel(nn.Module):
         ModelError: the network does not map ``input_size`` to an image.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -58,42 +50,9 @@ class ImageModel(nn.Module):
         preset: Preset,
         notices: tuple[str, ...] = (),
     ) -> None:
-        super().__init__()
-        if len(preset.mean) != input_size[0]:
-            raise OptionError(
-                "The normalisation does not fit the number of input channels",
-                f"{len(preset.mean)} for {input_size[0]} channels",
-                "Pass one mean and one std per channel.",
-            )
-        self.network = network
-        self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
-        self.name = name
-        self.input_size = input_size
-        self.preset = preset
-        self.notices = notices
-        self.eval().requires_grad_(False)
+        super().__init__(network, name, input_size, preset, notices)
         self.output_size = self._probe()
         self.scale = self.output_size[1] / input_size[1]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images ``(N, C', H', W')`` for ``images`` ``(N, C, H, W)`` in [0, 1]."""
-        answer: torch.Tensor = self.network((images - self.mean) / self.std)
-        return answer
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: an ImageModel is for looking, not for training."""
-        return super().train(False)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the model is on."""
-        return self.mean.device
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """sha256 over weights, buffers, normalisation and the network's own settings, in hex."""
-        return content_digest(self.network, f"{self.preset.mean}|{self.preset.std}")
 
     def __repr__(self) -> str:
         return (
@@ -102,15 +61,7 @@ class ImageModel(nn.Module):
         )
 
     def _probe(self) -> tuple[int, int, int]:
-        try:
-            with torch.no_grad():
-                answer = self(torch.full((1, *self.input_size), 0.5))
-        except Exception as error:
-            raise ModelError(
-                "The network cannot process an image of this size",
-                f"{self.name}: {_times(self.input_size)} ({type(error).__name__}: {str(error)[:200]})",
-                "Pass the input size that it was built for: input_size=(channels, height, width).",
-            ) from error
+        answer = self._answer_to_blank()
         if not isinstance(answer, torch.Tensor) or answer.ndim != 4 or len(answer) != 1:
             tensor = isinstance(answer, torch.Tensor)
             scores = tensor and answer.ndim == 2

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -68,7 +68,79 @@ class Preset:
         return f"{resized}centre crop {size}, mean {_short(self.mean)}, std {_short(self.std)}"
 
 
-class VisionModel(nn.Module):
+class FrozenModel(nn.Module):
+    """A network behind its normalisation, frozen and in eval mode; base of the models that people look at.
+
+    Args:
+        network: takes normalised images ``(N, C, H, W)``. It is kept as given: put in eval mode and frozen.
+        name: what people call it.
+        input_size: (C, H, W).
+        preset: preprocessing; its mean and std are applied inside.
+        notices: what a person should know about how the model was loaded.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self, network: nn.Module, name: str, input_size: tuple[int, int, int], preset: Preset, notices: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        if len(preset.mean) != input_size[0]:
+            raise OptionError(
+                "The normalisation does not fit the number of input channels",
+                f"{len(preset.mean)} for {input_size[0]} channels",
+                "Pass a preset with one mean and std per channel.",
+            )
+        self.network = network
+        self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
+        self.name = name
+        self.input_size = input_size
+        self.preset = preset
+        self.notices = notices
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the network makes of ``images`` ``(N, C, H, W)`` in [0, 1]."""
+        answer: torch.Tensor = self.network((images - self.mean) / self.std)
+        return answer
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: this model is for looking, not for training."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self.mean.device
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 over weights, buffers, normalisation and the network's own settings, in hex."""
+        return content_digest(self.network, f"{self.preset.mean}|{self.preset.std}")
+
+    def _blank(self) -> torch.Tensor:
+        return torch.full((1, *self.input_size), 0.5, device=self.device, dtype=self.mean.dtype)
+
+    def _answer_to_blank(self) -> Any:
+        """Return what comes back for a grey image.
+
+        Raises:
+            ModelError: nothing does.
+        """
+        try:
+            with torch.no_grad():
+                return self(self._blank())
+        except Exception as error:
+            raise ModelError(
+                "The network cannot process an image of this size",
+                f"{self.name}: {'×'.join(map(str, self.input_size))} ({type(error).__name__}: {str(error)[:200]})",
+                "Pass the input size that it was built for: input_size=(channels, height, width).",
+            ) from error
+
+
+class VisionModel(FrozenModel):
     """A frozen classifier that maps images in [0, 1] to logits.
 
     Args:
@@ -84,9 +156,6 @@ class VisionModel(nn.Module):
         ModelError: the network does not map ``input_size`` to one row of at least two logits.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -98,21 +167,8 @@ class VisionModel(nn.Module):
         classes: tuple[str, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
-        super().__init__()
-        if len(preset.mean) != input_size[0]:
-            raise OptionError(
-                "The normalisation does not fit the number of input channels",
-                f"{len(preset.mean)} for {input_size[0]} channels",
-                "Pass a preset with one mean and std per channel.",
-            )
-        self.network = network
-        self.register_buffer("mean", torch.tensor(preset.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preset.std).view(1, -1, 1, 1), persistent=False)
-        self.name = name
+        super().__init__(network, name, input_size, preset, notices)
         self.architecture = architecture
-        self.input_size = input_size
-        self.preset = preset
-        self.eval().requires_grad_(False)
         self.num_classes = self._probe()
         if classes and len(classes) != self.num_classes:
             notices = (
@@ -122,25 +178,6 @@ class VisionModel(nn.Module):
             classes = ()
         self.classes = classes
         self.notices = notices
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(N, K)`` for ``images`` ``(N, C, H, W)`` in [0, 1]."""
-        logits: torch.Tensor = self.network((images - self.mean) / self.std)
-        return logits
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: a VisionModel is for looking, not for training."""
-        return super().train(False)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the model is on."""
-        return self.mean.device
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """sha256 over weights, buffers, normalisation and the network's own settings, in hex."""
-        return content_digest(self.network, f"{self.preset.mean}|{self.preset.std}")
 
     @functools.cached_property
     def default_layer(self) -> str | None:
@@ -174,19 +211,8 @@ class VisionModel(nn.Module):
             f"{'×'.join(map(str, self.input_size))}, {self.digest[:12]})"
         )
 
-    def _blank(self) -> torch.Tensor:
-        return torch.full((1, *self.input_size), 0.5, device=self.device, dtype=self.mean.dtype)
-
     def _probe(self) -> int:
-        try:
-            with torch.no_grad():
-                logits = self(self._blank())
-        except Exception as error:
-            raise ModelError(
-                "The network cannot process an image of this size",
-                f"{self.name}: {'×'.join(map(str, self.input_size))} ({type(error).__name__}: {str(error)[:200]})",
-                "Pass the input size that it was built for: input_size=(channels, height, width).",
-            ) from error
+        logits = self._answer_to_blank()
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(

@@ -258,7 +258,7 @@ def _render(content: LinearContent) -> str:
             c=content,
             policy=_POLICY,
             style=Markup("{}\n{}").format(_own("style.css"), _own("linear.css")),
-            script=_own("linear.js"),
+            script=_own("common.js") + _own("linear.js"),
             plotly=_plotly(),
             figures=Markup(figures.replace("<", "\\u003c")),
             safe=Markup,

@@ -112,7 +112,7 @@ def render(content: Any, lite: bool) -> str:
         lite=lite,
         policy=_LITE_POLICY if lite else _POLICY,
         style=_own("style.css"),
-        script="" if lite else _own("page.js"),
+        script="" if lite else _own("common.js") + _own("page.js"),
         plotly="" if lite else _plotly(),
         figure="" if lite else Markup(content.figure.replace("<", "\\u003c")),
     )

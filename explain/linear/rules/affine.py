@@ -17,8 +17,6 @@ from explain.errors import NotApplicable
 from explain.linear.call import Call, Place, Slot, as_tensor, frozen, is_addend
 from explain.linear.rule import FREEZE, Rule
 
-Held = dict[Place, Tensor]
-
 
 class Affine(Rule):
     """An operator that is linear in each factor and in all addends together.
