@@ -18,7 +18,8 @@ model and the images. Nothing here imports torch: the shell of a page paints fir
 ``linear``     the page "Linear": choose, run, look
 ``apart``      its result: votes, bias and patterns of one picture
 ``pixel``      a picture to click on, and what the chosen pixel does
-``fooled``     its last part: the nearest adversarial picture, and what moved
+``fooled``     its part on attacks: the nearest adversarial picture, and what moved
+``enlarging``  its last part: a network that returns pictures, one pixel of its answer at a time
 ``pictures``   one image as a file, a thumbnail, a line of predictions
 ``recipe``     "copy as Python"
 =============  ============================================================================

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from ..errors import ModelError
-from . import apart, frame, jobs, recipe
+from . import apart, enlarging, frame, jobs, recipe
 from .apart import Shown
 from .loading import Loaded, Photos
 from .text import count
@@ -73,6 +73,7 @@ def _work(choice: Choice, loaded: Loaded, photos: Photos) -> None:
         return
     st.header("Look", anchor=False)
     apart.draw(frame.latest(results, key))
+    enlarging.section()
 
 
 def _form(loaded: Loaded) -> Request:

@@ -89,6 +89,37 @@ def picture_and_votes(
     return figure
 
 
+def picture(image: Any, pixel: tuple[int, int]) -> go.Figure:
+    """Draw one picture with a frame around a pixel; a click selects a marker as in :func:`picture_and_votes`.
+
+    Args:
+        image: ``(C, H, W)`` in [0, 1].
+        pixel: row and column of the chosen pixel.
+    """
+    pixels = to_rgb(image)
+    height, width = pixels.shape[:2]
+    step = -(-max(height, width) // _GRID)
+    rows, columns = (np.arange(step // 2, size, step, dtype=np.int32) for size in (height, width))
+    y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
+    source = "data:image/png;base64," + base64.b64encode(to_png_bytes(pixels)).decode()
+    unseen = {"marker": {"opacity": 0}}
+    markers = go.Scatter(
+        x=x, y=y, mode="markers", marker={"opacity": 0, "size": 5}, selected=unseen, unselected=unseen,
+        hovertemplate="row %{y}, column %{x}<extra></extra>",
+    )  # fmt: skip
+    figure = go.Figure([go.Image(source=source, zsmooth=False, hoverinfo="skip"), markers])
+    _dress(figure, "")
+    hidden = {"visible": False, "fixedrange": True, "constrain": "domain"}
+    figure.update_xaxes({**hidden, "range": [-0.5, width - 0.5]})
+    figure.update_yaxes({**hidden, "range": [height - 0.5, -0.5], "scaleanchor": "x"})
+    _frame(figure, pixel, max(1.0, max(height, width) / _MARK), "x", "y")
+    figure.update_layout(
+        title=None, height=320, margin={"l": 0, "r": 0, "t": 0, "b": 0}, clickmode="event+select", dragmode=False,
+        hoverdistance=30,
+    )  # fmt: skip
+    return figure
+
+
 def class_bars(values: Any, names: Sequence[str], title: str, subtitle: str = "", most: int = 10) -> go.Figure:
     """Draw one number per class, in the order of the classes; with many classes, the largest numbers in order.
 

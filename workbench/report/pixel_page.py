@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MOST = 12
 _SIDE = 224  # of the pictures in which the pixel is marked
-_COLOURS = {3: ("red", "green", "blue"), 1: ("grey",)}
+COLOURS = {3: ("red", "green", "blue"), 1: ("grey",)}
 _MARK = (255, 0, 160)  # a pink that hardly any picture has
 
 
@@ -84,7 +84,7 @@ def pixel_page(
         OptionError: images or answers cannot be shown as pictures.
     """
     for size in (look.lens.inputs.shape[1], look.lens.outputs.shape[1]):
-        if size not in _COLOURS:
+        if size not in COLOURS:
             raise OptionError("These images cannot be shown as pictures", f"{size} channels", "Use grey or RGB images.")
     shown = min(len(look), _MOST)
     cards = [_card(look, images, i) for i in range(shown)]
@@ -145,7 +145,7 @@ def _card(look: Look, images: ImageSet, i: int) -> PixelCard:
     answer = np.clip(_numpy(look.lens.outputs[i]), 0, 1)
     entered = _numpy(images.images[i])
     channels = []
-    for c, colour in enumerate(_COLOURS[look.value.shape[1]]):
+    for c, colour in enumerate(COLOURS[look.value.shape[1]]):
         (pixels, bias), value, decimals = adding_up((float(look.pixels[i, c]), float(look.bias[i, c])), 4)
         channels.append(
             Channel(
@@ -170,15 +170,15 @@ def _card(look: Look, images: ImageSet, i: int) -> PixelCard:
 
 
 def _filters(look: Look, i: int) -> tuple[Picture, ...]:
-    return _cut_out(look.filters[i], look.beneath, _COLOURS[look.value.shape[1]], "Weights of the input for {}")
+    return cut_out(look.filters[i], look.beneath, COLOURS[look.value.shape[1]], "Weights of the input for {}")
 
 
 def _impulses(look: Look, i: int) -> tuple[Picture, ...]:
-    return _cut_out(look.impulses[i], look.pixel, _COLOURS[look.lens.inputs.shape[1]], "Answer to one more {}")
+    return cut_out(look.impulses[i], look.pixel, COLOURS[look.lens.inputs.shape[1]], "Answer to one more {}")
 
 
-def _cut_out(maps: Any, centre: tuple[int, int], colours: Sequence[str], alt: str) -> tuple[Picture, ...]:
-    """Return the maps ``(K, C, H, W)`` around ``centre`` on one scale, mid-grey for zero.
+def cut_out(maps: Any, centre: tuple[int, int], colours: Sequence[str], alt: str) -> tuple[Picture, ...]:
+    """Return maps ``(K, C, H, W)`` around ``centre`` as pictures on one scale, mid-grey for zero.
 
     What is shown is the root of each weight: one of them usually outweighs all others a hundredfold.
     """
