@@ -22,8 +22,8 @@ import workbench as wb
 from workbench.cli import main
 from workbench.errors import OptionError
 from workbench.images import ImageSet
+from workbench.interpret_command import read
 from workbench.interpretation.look import Look, look_at
-from workbench.pixel_command import read
 from workbench.report.pixel_page import pixel_page
 
 

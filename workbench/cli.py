@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .console import print_json, print_notices, print_table, printable, progress_bar, run
 from .errors import OptionError
-
-if TYPE_CHECKING:
-    from .images import ImageSet
-    from .models import VisionModel
+from .typed import file_names, load_model, method_names, number, numbers, read_images, size_of
 
 app = typer.Typer(
     help="Why does an image classifier decide so, and how easily is it fooled?",
@@ -105,8 +99,8 @@ def identify(
         if isinstance(value, dict):
             value = ", ".join(f"{name} {said}" for name, said in value.items())
         lines = value if key == "notices" else [", ".join(value) if isinstance(value, list) else str(value)]
-        for number, line in enumerate(lines):
-            typer.echo(f"{'' if number else key + ':':18}{printable(line)}")
+        for place, line in enumerate(lines):
+            typer.echo(f"{'' if place else key + ':':18}{printable(line)}")
 
 
 @app.command()
@@ -133,15 +127,15 @@ def explain(
 
     from .report import figures
 
-    vision = _load(model, device, stem, head_activation, input_size, mean, std)
-    photos = _read(images, vision, limit)
+    vision = load_model(model, device, stem, head_activation, input_size, mean, std)
+    photos = read_images(images, vision, limit)
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar("Explaining", as_json) as progress:
         found = engine.explain(
             vision,
             photos.images,
             target,
-            _methods(methods),
+            method_names(methods),
             layer,
             ids=photos.ids,
             skip_inapplicable=True,
@@ -151,7 +145,7 @@ def explain(
     np.savez_compressed(out / "maps.npz", ids=np.array(photos.ids), **numbers)
     for name, one in found.items():
         scale = figures.shared_scale(one.maps.cpu().numpy())
-        for index, stem_name in enumerate(_file_names(photos.ids)):
+        for index, stem_name in enumerate(file_names(photos.ids)):
             overlay = figures.map_overlay(
                 photos.images[index].numpy(), one.maps[index].cpu().numpy(), scale_max=scale, signed=one.signed
             )
@@ -200,64 +194,37 @@ def interpret(
     as_json: Json = False,
 ) -> None:
     """Split each answer exactly into pixels and bias, and hold the radius of that linear system against an attack."""
-    from .interpretation import interpret as open_up
-    from .pixel_command import look, returns_images
-    from .report.linear_cards import Subject
-    from .report.linear_files import writable_folder, write_files, write_page
-    from .report.linear_page import linear_page, table
-    from .report.numbers import precision
+    from . import interpret_command
 
-    if pixel is not None or returns_images(model):
+    options = {"space": space, "mode": mode}
+    if pixel is not None or interpret_command.returns_images(model):
         refused = {"--target": target, "--stem": stem, "--head-activation": head_activation}
-        look(
+        interpret_command.look(
             model,
             images,
             pixel,
-            options={"space": space, "mode": mode},
+            options=options,
             load={
                 "device": device,
-                "input_size": None if input_size is None else _size_of(input_size),
-                "mean": None if mean is None else _numbers(mean),
-                "std": None if std is None else _numbers(std),
+                "input_size": None if input_size is None else size_of(input_size),
+                "mean": None if mean is None else numbers(mean),
+                "std": None if std is None else numbers(std),
             },
             refused=[name for name, value in refused.items() if value is not None] + ["--no-attack"] * no_attack,
             out=out,
             limit=limit,
-            names=_file_names,
-            command=_typed_again(),
             as_json=as_json,
         )
         return
-    folder = writable_folder(out)
-    vision = _load(model, device, stem, head_activation, input_size, mean, std)
-    photos = _read(images, vision, limit)
-    with progress_bar("Interpreting", as_json) as progress:
-        found = open_up(
-            vision, photos, target=target, space=space, mode=mode, attack=not no_attack, seed=seed, progress=progress
-        )
-        subject = Subject.of(found, photos, vision)
-        page = linear_page(subject, vision, sources=(model, images), command=_typed_again(), progress=progress)
-        write_files(folder, subject, _file_names(photos.ids))
-    written = write_page(folder, page)
-    if as_json:
-        about = {"x": found.lens.input_name, "space": space, "mode": mode, "residual": float(found.lens.residual.max())}
-        print_json({"folder": str(out), "page": str(written), **about, "images": found.frame().to_dict("records")})
-        return
-    print_notices(vision, photos)
-    for note in found.lens.notes:
-        typer.secho(printable(f"Note: {note}"), err=True, fg=typer.colors.YELLOW)
-    explained = "prediction" if target is None else "class"
-    columns = ["image", explained, "logit", "pixels", "bias", "share\nof bias", "margin\nradius", "attack\nradius"]
-    rows = [
-        [row.id, row.target, row.logit, row.pixels, row.bias, f"{row.share:.0%}", row.radius, row.attack]
-        for row in table(subject)
-    ]
-    print_table(columns[: 7 + (not no_attack)], [row[: 7 + (not no_attack)] for row in rows])
-    typer.echo(
-        f"x is {found.lens.input_name}; logit = pixels + bias to {precision(float(found.lens.residual.max()))}. "
-        "Radii are l2 distances in pixels of [0, 1]."
+    interpret_command.answers(
+        lambda: load_model(model, device, stem, head_activation, input_size, mean, std),
+        model,
+        images,
+        options={**options, "target": target, "attack": not no_attack, "seed": seed},
+        out=out,
+        limit=limit,
+        as_json=as_json,
     )
-    typer.echo(f"The page is {written}; open it in a browser, it needs no network.")
 
 
 @app.command()
@@ -284,8 +251,8 @@ def attack(
 
     import attacks as engine
 
-    vision = _load(model, device, stem, head_activation, input_size, mean, std)
-    photos = _read(images, vision, limit)
+    vision = load_model(model, device, stem, head_activation, input_size, mean, std)
+    photos = read_images(images, vision, limit)
     labels = photos.labels
     if labels is None:
         with torch.no_grad():
@@ -295,18 +262,18 @@ def attack(
         out.mkdir(parents=True, exist_ok=True)
     with progress_bar("Attacking", as_json) as progress:
         found = engine.attack(
-            vision, photos.images, labels, name, norm=norm, epsilon=_number(epsilon), targets=targets, seed=seed,
+            vision, photos.images, labels, name, norm=norm, epsilon=number(epsilon), targets=targets, seed=seed,
             ids=photos.ids, progress=progress,
         )  # fmt: skip
     if out is not None:
         from .report import figures
 
-        for index, stem_name in enumerate(_file_names(photos.ids)):
+        for index, stem_name in enumerate(file_names(photos.ids)):
             picture = figures.to_rgb(found.images[index].cpu().numpy())
             (out / f"{stem_name}.{name}.png").write_bytes(figures.to_png_bytes(picture))
     if as_json:
         print_json(
-            {"attack": name, "norm": norm, "epsilon": _number(epsilon), "images": found.frame().to_dict("records")}
+            {"attack": name, "norm": norm, "epsilon": number(epsilon), "images": found.frame().to_dict("records")}
         )
         return
     print_notices(vision, photos)
@@ -345,12 +312,12 @@ def report(
     """Write one HTML file: predictions, maps, a robustness curve, and how to make it again."""
     from .report import report as make_report
 
-    vision = _load(model, device, stem, head_activation, input_size, mean, std)
-    photos = _read(images, vision, limit)
+    vision = load_model(model, device, stem, head_activation, input_size, mean, std)
+    photos = read_images(images, vision, limit)
     with progress_bar("Working", as_json) as progress:
         made = make_report(
-            vision, photos, out, methods=_methods(methods), target=target, layer=layer, norm=norm,
-            epsilons=[_number(text) for text in epsilons.split(",")], seed=seed, lite=lite, sources=(model, images),
+            vision, photos, out, methods=method_names(methods), target=target, layer=layer, norm=norm,
+            epsilons=[number(text) for text in epsilons.split(",")], seed=seed, lite=lite, sources=(model, images),
             progress=progress,
         )  # fmt: skip
     size = len(made.html.encode())
@@ -430,74 +397,3 @@ def doctor(as_json: Json = False) -> None:
 def main() -> None:
     """Run the command line."""
     run(app)
-
-
-def _load(
-    source: str,
-    device: str,
-    stem: str | None,
-    head_activation: str | None,
-    input_size: str | None,
-    mean: str | None,
-    std: str | None,
-) -> VisionModel:
-    from .models import load
-
-    preset = {key: _numbers(text) for key, text in (("mean", mean), ("std", std)) if text is not None}
-    size = None if input_size is None else _size_of(input_size)
-    return load(
-        source, device=device, stem=stem, head_activation=head_activation, input_size=size, preset=preset or None
-    )
-
-
-def _read(source: str, model: VisionModel, limit: int | None) -> ImageSet:
-    import workbench as wb
-
-    if source == "sample:photos":
-        return wb.read_images(wb.sample_photos(), model, limit=limit)
-    if source.startswith("sample:"):
-        return wb.sample_data(source.removeprefix("sample:"), n=limit or 16)
-    return wb.read_images(source, model, limit=limit)
-
-
-def _methods(text: str) -> tuple[str, ...]:
-    import explain as engine
-
-    return tuple(engine.METHODS) if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _number(text: str) -> float:
-    try:
-        return float(Fraction(text.strip()))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise OptionError("This is not a number", text, "Write it as 0.03 or as a fraction, 8/255.") from None
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_number(part) for part in text.split(","))
-
-
-def _size_of(text: str) -> tuple[int, int, int]:
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise OptionError("This is not an input size", text, "Write channels, height and width as 3x64x64.")
-    return int(parts[0]), int(parts[1]), int(parts[2])
-
-
-def _typed_again() -> str:
-    """Return the command line as a shell would take it again."""
-    return shlex.join(["workbench", *sys.argv[1:]])
-
-
-def _file_names(ids: tuple[str, ...]) -> list[str]:
-    """Return one file name per image, all different even where capitals do not count: ``a/b.png`` and ``a_b.png``."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for image_id in ids:
-        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in image_id).lstrip(".")[-100:] or "image"
-        name, number = plain, 2
-        while name.casefold() in taken:
-            name, number = f"{plain}-{number}", number + 1
-        taken.add(name.casefold())
-        names.append(name)
-    return names

@@ -54,6 +54,7 @@ class LinearInterpreter:
         with undisturbed(circuit.view.device), torch.no_grad():
             self.inputs = torch.cat([recording.x for recording in recordings])
             self.outputs = torch.cat([recording.y for recording in recordings])
+        self._singles: list[Recording] | None = None
         self.ids = ids
         self.provenance = provenance
         self.mode: Mode = provenance["options"]["mode"]
@@ -286,7 +287,7 @@ class LinearInterpreter:
 
     def _alone(self) -> list[Recording]:
         """Return one recording per image, with names: what belongs to one image cannot be told inside a batch."""
-        if not hasattr(self, "_singles"):
+        if self._singles is None:
             # A network that draws would draw anew.
             self._singles = [
                 recording

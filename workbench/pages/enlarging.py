@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from .pictures import png, strip
+from .pixel import CLICKS, clicked
 
 if TYPE_CHECKING:
     from explain.linear import LinearInterpreter
 
 _NAME = "sample:shapes-sr"
 _IMAGES = 6
-_CONFIG = {"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1}
 _WIDTH = 110
 _SCRIPT = """import explain
 import workbench as wb
@@ -74,19 +74,10 @@ def _answer(lens: LinearInterpreter, index: int, pixel: tuple[int, int]) -> None
 
     key = f"enlarging answer {index}"
     st.plotly_chart(
-        clickable.picture(lens.outputs[index].clamp(0, 1), pixel), theme=None, config=_CONFIG, key=key,
-        selection_mode="points", on_select=lambda: _clicked(key),
+        clickable.picture(lens.outputs[index].clamp(0, 1), pixel), theme=None, config=CLICKS, key=key,
+        selection_mode="points", on_select=lambda: clicked(key, "enlarging row", "enlarging column"),
         alt="The enlarged picture; a click chooses one of its pixels.",
     )  # fmt: skip
-
-
-def _clicked(key: str) -> None:
-    points = st.session_state[key].selection.points
-    if points:
-        st.session_state["enlarging row"], st.session_state["enlarging column"] = (
-            int(points[0]["y"]),
-            int(points[0]["x"]),
-        )
 
 
 def _kernels(lens: LinearInterpreter, index: int, pixel: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _STEP = 0.1  # of the range of a pixel
 # Two quick clicks on two pixels are no double click.
-_CONFIG = {"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1}
+CLICKS = {"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1}
 _QUESTIONS = {"votes": "As it is", "brighter": f"{_STEP:g} brighter"}
 
 
@@ -59,14 +59,15 @@ def _pair(shown: Shown, index: int, pixel: tuple[int, int], row_key: str, column
     )
     key = f"linear pair {shown.key} {index}"
     st.plotly_chart(
-        figure, theme=None, config=_CONFIG, key=key, selection_mode="points",
-        on_select=lambda: _clicked(key, row_key, column_key),
+        figure, theme=None, config=CLICKS, key=key, selection_mode="points",
+        on_select=lambda: clicked(key, row_key, column_key),
         alt=f"{shown.photos.images.ids[index]} and the votes of its pixels for {target}; a click chooses a pixel.",
     )  # fmt: skip
     st.html(_legend(scale))
 
 
-def _clicked(key: str, row_key: str, column_key: str) -> None:
+def clicked(key: str, row_key: str, column_key: str) -> None:
+    """Take over the pixel that was clicked in the chart ``key``: into the boxes with row and column."""
     points = st.session_state[key].selection.points
     if points:
         st.session_state[row_key], st.session_state[column_key] = int(points[0]["y"]), int(points[0]["x"])

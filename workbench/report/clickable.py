@@ -41,28 +41,9 @@ def picture_and_votes(
     """
     values = _array(votes).astype(np.float32)
     height, width = values.shape
-    step = -(-max(height, width) // _GRID)
-    rows, columns = (np.arange(step // 2, size, step, dtype=np.int32) for size in (height, width))
-    y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     figure = go.Figure()
-    for number, picture in enumerate((to_rgb(image), vote_overlay(image, values, scale_max))):
-        axes = {"xaxis": f"x{number + 1}", "yaxis": f"y{number + 1}"}
-        source = "data:image/png;base64," + base64.b64encode(to_png_bytes(picture)).decode()
-        smooth = "fast" if max(height, width) > _SMOOTH else False
-        figure.add_trace(go.Image(source=source, zsmooth=smooth, hoverinfo="skip", **axes))
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="markers",
-                marker={"opacity": 0, "size": 5},
-                selected={"marker": {"opacity": 0}},
-                unselected={"marker": {"opacity": 0}},
-                customdata=values[y, x],
-                hovertemplate="row %{y}, column %{x}<br>vote %{customdata:+.3g}<extra></extra>",
-                **axes,
-            )
-        )
+    for number, pixels in enumerate((to_rgb(image), vote_overlay(image, values, scale_max))):
+        figure.add_traces(_pane(pixels, values, xaxis=f"x{number + 1}", yaxis=f"y{number + 1}"))
     _dress(figure, "")
     for number, title in enumerate(titles):
         low, high = (0.0, 0.5 - _GAP / 2) if number == 0 else (0.5 + _GAP / 2, 1.0)
@@ -98,16 +79,7 @@ def picture(image: Any, pixel: tuple[int, int]) -> go.Figure:
     """
     pixels = to_rgb(image)
     height, width = pixels.shape[:2]
-    step = -(-max(height, width) // _GRID)
-    rows, columns = (np.arange(step // 2, size, step, dtype=np.int32) for size in (height, width))
-    y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
-    source = "data:image/png;base64," + base64.b64encode(to_png_bytes(pixels)).decode()
-    unseen = {"marker": {"opacity": 0}}
-    markers = go.Scatter(
-        x=x, y=y, mode="markers", marker={"opacity": 0, "size": 5}, selected=unseen, unselected=unseen,
-        hovertemplate="row %{y}, column %{x}<extra></extra>",
-    )  # fmt: skip
-    figure = go.Figure([go.Image(source=source, zsmooth=False, hoverinfo="skip"), markers])
+    figure = go.Figure(_pane(pixels))
     _dress(figure, "")
     hidden = {"visible": False, "fixedrange": True, "constrain": "domain"}
     figure.update_xaxes({**hidden, "range": [-0.5, width - 0.5]})
@@ -160,6 +132,24 @@ def class_bars(values: Any, names: Sequence[str], title: str, subtitle: str = ""
     figure.update_yaxes(tickvals=rows, ticktext=labels, autorange="reversed", showgrid=False, zeroline=False)
     figure.update_layout(height=100 + 28 * len(rows), margin={"b": 32}, title={"xref": "container"})
     return figure
+
+
+def _pane(pixels: np.ndarray, votes: np.ndarray | None = None, **axes: str) -> tuple[go.Image, go.Scatter]:
+    """Return a picture, and the markers over it that answer to clicks."""
+    height, width = pixels.shape[:2]
+    step = -(-max(height, width) // _GRID)
+    rows, columns = (np.arange(step // 2, size, step, dtype=np.int32) for size in (height, width))
+    y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
+    source = "data:image/png;base64," + base64.b64encode(to_png_bytes(pixels)).decode()
+    smooth = "fast" if max(height, width) > _SMOOTH else False
+    unseen = {"marker": {"opacity": 0}}
+    told = "" if votes is None else "<br>vote %{customdata:+.3g}"
+    markers = go.Scatter(
+        x=x, y=y, mode="markers", marker={"opacity": 0, "size": 5}, selected=unseen, unselected=unseen,
+        customdata=None if votes is None else votes[y, x],
+        hovertemplate=f"row %{{y}}, column %{{x}}{told}<extra></extra>", **axes,
+    )  # fmt: skip
+    return go.Image(source=source, zsmooth=smooth, hoverinfo="skip", **axes), markers
 
 
 def _frame(figure: go.Figure, pixel: tuple[int, int], size: float, xref: str, yref: str) -> None:

@@ -1,4 +1,4 @@
-"""``workbench interpret`` for networks that return images: one pixel of the answer, its filters and impulse responses."""
+"""What ``workbench interpret`` does: a classifier's answers, or one pixel of a network that returns images."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .console import print_json, print_notices, print_table, progress_bar
+from .console import print_json, print_notices, print_table, printable, progress_bar
 from .errors import OptionError
+from .typed import file_names, read_images, typed_again
 
 if TYPE_CHECKING:
     from .images import ImageSet
-    from .models import ImageModel
+    from .models import ImageModel, VisionModel
 
 _FEW = 4  # images where nobody says how many: singular patterns of images take seconds each
 
@@ -23,6 +24,68 @@ def returns_images(source: str) -> bool:
     from .models.small import IMAGE_SAMPLES
 
     return source.startswith("sample:") and source.removeprefix("sample:") in IMAGE_SAMPLES
+
+
+def answers(
+    load: Callable[[], VisionModel],
+    source: str,
+    images: str,
+    *,
+    options: dict[str, Any],
+    out: Path,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Interpret a classifier's answers and write the folder.
+
+    Args:
+        load: loads the classifier, once the folder is known to be one.
+        source: what was typed for the model.
+        images: what was typed for the images.
+        options: of ``interpret``.
+        out: the folder.
+        limit: at most so many images.
+        as_json: whether a machine reads the answer.
+
+    Raises:
+        OptionError: the folder cannot be written to.
+    """
+    from .interpretation import interpret
+    from .report.linear_cards import Subject
+    from .report.linear_files import writable_folder, write_files, write_page
+    from .report.linear_page import linear_page, table
+    from .report.numbers import precision
+
+    folder = writable_folder(out)
+    vision = load()
+    photos = read_images(images, vision, limit)
+    with progress_bar("Interpreting", as_json) as progress:
+        found = interpret(vision, photos, **options, progress=progress)
+        subject = Subject.of(found, photos, vision)
+        page = linear_page(subject, vision, sources=(source, images), command=typed_again(), progress=progress)
+        write_files(folder, subject, file_names(photos.ids))
+    written = write_page(folder, page)
+    lens = found.lens
+    exact = float(lens.residual.max())
+    if as_json:
+        about = {"x": lens.input_name, "space": lens.space, "mode": lens.mode, "residual": exact}
+        print_json({"folder": str(out), "page": str(written), **about, "images": found.frame().to_dict("records")})
+        return
+    print_notices(vision, photos)
+    for note in lens.notes:
+        typer.secho(printable(f"Note: {note}"), err=True, fg=typer.colors.YELLOW)
+    explained = "prediction" if options["target"] is None else "class"
+    columns = ["image", explained, "logit", "pixels", "bias", "share\nof bias", "margin\nradius", "attack\nradius"]
+    rows = [
+        [row.id, row.target, row.logit, row.pixels, row.bias, f"{row.share:.0%}", row.radius, row.attack]
+        for row in table(subject)
+    ]
+    shown = len(columns) - (found.attack is None)
+    print_table(columns[:shown], [row[:shown] for row in rows])
+    typer.echo(
+        f"x is {lens.input_name}; logit = pixels + bias to {precision(exact)}. Radii are l2 distances in pixels of [0, 1]."
+    )
+    typer.echo(f"The page is {written}; open it in a browser, it needs no network.")
 
 
 def look(
@@ -35,8 +98,6 @@ def look(
     refused: Sequence[str],
     out: Path,
     limit: int | None,
-    names: Callable[[tuple[str, ...]], list[str]],
-    command: str,
     as_json: bool,
 ) -> None:
     """Interpret one pixel and write the folder.
@@ -50,8 +111,6 @@ def look(
         refused: options that were given and mean nothing here.
         out: the folder.
         limit: at most so many images.
-        names: makes file names from ids.
-        command: the command line, for the page.
         as_json: whether a machine reads the answer.
 
     Raises:
@@ -73,8 +132,8 @@ def look(
     photos = read(images, network, limit)
     with progress_bar("Interpreting", as_json) as progress:
         found = look_at(network, photos, place, **options, progress=progress)
-        page = pixel_page(found, photos, network, command=command, progress=progress)
-        write_pixel_files(folder, found, names(photos.ids))
+        page = pixel_page(found, photos, network, command=typed_again(), progress=progress)
+        write_pixel_files(folder, found, file_names(photos.ids))
     written = write_page(folder, page)
     exact, frame = float(found.lens.residual.max()), found.frame()
     if as_json:
