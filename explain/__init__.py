@@ -11,8 +11,9 @@ from in ``passes``, the backward rules of ReLU in ``operators``, and why the mod
 from __future__ import annotations
 
 from explain.anatomy import Layer, default_layer, layers
+from explain.dissection import Annotation, Dissection, LayerDissection, Probe, dissect
 from explain.engine import explain
-from explain.errors import ExplainError, InputError, LayerError, ModelError, NotApplicable
+from explain.errors import ExplainError, InputError, LayerError, ModelError, NotApplicable, ProbeError
 from explain.linear import LinearInterpreter, linear_interpreter
 from explain.method import Method
 from explain.methods import METHODS
@@ -20,17 +21,23 @@ from explain.results import Explanation, Explanations, normalise
 
 __all__ = [
     "METHODS",
+    "Annotation",
+    "Dissection",
     "ExplainError",
     "Explanation",
     "Explanations",
     "InputError",
     "Layer",
+    "LayerDissection",
     "LayerError",
     "LinearInterpreter",
     "Method",
     "ModelError",
     "NotApplicable",
+    "Probe",
+    "ProbeError",
     "default_layer",
+    "dissect",
     "explain",
     "layers",
     "linear_interpreter",

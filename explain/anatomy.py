@@ -88,6 +88,11 @@ class Trace:
         )
         self._newest = output if is_tensor else None
 
+    @property
+    def drew_random(self) -> bool:
+        """Whether the network drew random numbers."""
+        return self._operators.drew_random
+
     def close(self) -> None:
         """Let go of the last tensor."""
         self._newest = None

@@ -6,6 +6,7 @@ Every refusal says *what* happened, the *value* that caused it, and how to *fix*
     ├── InputError      images, target, ids, method names or other arguments that make no sense
     ├── ModelError      a network that cannot be copied, fails on the images, or does not return logits
     ├── LayerError      a layer name that the network does not have
+    ├── ProbeError      an image of a probe, or its annotation, that cannot be read
     └── NotApplicable   a method that has no meaning on this network, with the reason
 """
 
@@ -42,6 +43,10 @@ class ModelError(ExplainError):
 
 class LayerError(ExplainError, LookupError):
     """The network has no layer of that name."""
+
+
+class ProbeError(ExplainError):
+    """An image of a probe, or its annotation, cannot be read."""
 
 
 class NotApplicable(ExplainError):  # noqa: N818 - reads as what happened

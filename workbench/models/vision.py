@@ -7,13 +7,14 @@ eval mode, and knows its own content by a digest.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from explain.digest import content_digest as content_digest
 
 from ..errors import ModelError, OptionError
 
@@ -233,23 +234,6 @@ class VisionModel(FrozenModel):
                 "Return two logits: torch.cat([-z, z], dim=1) / 2.",
             )
         return logits.shape[1]
-
-
-def content_digest(module: nn.Module, salt: str = "") -> str:
-    """Return a sha256 over what a module computes with, in hex: weights, buffers, and each layer's class and settings.
-
-    Settings (strides, an activation's class, ``eps``) are part of the function: two ResNets with the same weights and
-    another stem are not the same model.
-    """
-    digest = hashlib.sha256(salt.encode())
-    for name, layer in module.named_modules():
-        settings = {key: value for key, value in vars(layer).items() if isinstance(value, int | float | str | tuple)}
-        settings.pop("training", None)
-        digest.update(f"{name}|{type(layer).__name__}|{sorted(settings.items())}".encode())
-    for key, tensor in sorted((*module.named_parameters(), *module.named_buffers())):
-        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _short(values: tuple[float, ...]) -> str:

@@ -1,0 +1,25 @@
+"""What a network computes with, as one digest."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def content_digest(module: nn.Module, salt: str = "") -> str:
+    """Return a sha256 over what a module computes with, in hex: weights, buffers, and each layer's class and settings.
+
+    Settings (strides, an activation's class, ``eps``) are part of the function: two ResNets with the same weights and
+    another stem are not the same model.
+    """
+    digest = hashlib.sha256(salt.encode())
+    for name, layer in module.named_modules():
+        settings = {key: value for key, value in vars(layer).items() if isinstance(value, int | float | str | tuple)}
+        settings.pop("training", None)
+        digest.update(f"{name}|{type(layer).__name__}|{sorted(settings.items())}".encode())
+    for key, tensor in sorted((*module.named_parameters(), *module.named_buffers())):
+        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
