@@ -11,7 +11,23 @@ from in ``passes``, the backward rules of ReLU in ``operators``, and why the mod
 from __future__ import annotations
 
 from explain.anatomy import Layer, default_layer, layers
-from explain.dissection import Annotation, Dissection, LayerDissection, Probe, dissect
+from explain.dissection import (
+    Ablation,
+    Annotation,
+    Dissection,
+    LayerDissection,
+    Probe,
+    ablate,
+    ablation_curve,
+    compare,
+    dissect,
+    fired,
+    match_concepts,
+    moved_units,
+    random_rotation,
+    randomised,
+    top_images,
+)
 from explain.engine import explain
 from explain.errors import ExplainError, InputError, LayerError, ModelError, NotApplicable, ProbeError
 from explain.linear import LinearInterpreter, linear_interpreter
@@ -21,6 +37,7 @@ from explain.results import Explanation, Explanations, normalise
 
 __all__ = [
     "METHODS",
+    "Ablation",
     "Annotation",
     "Dissection",
     "ExplainError",
@@ -36,10 +53,19 @@ __all__ = [
     "NotApplicable",
     "Probe",
     "ProbeError",
+    "ablate",
+    "ablation_curve",
+    "compare",
     "default_layer",
     "dissect",
     "explain",
+    "fired",
     "layers",
     "linear_interpreter",
+    "match_concepts",
+    "moved_units",
     "normalise",
+    "random_rotation",
+    "randomised",
+    "top_images",
 ]

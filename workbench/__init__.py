@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import probes as probes
     from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
     from .images import ImageSet, read_images
     from .interpretation import interpret
     from .models import Identification, ImageModel, Preset, VisionModel, identify, load, load_image_model, shrink
+    from .probes import TensorProbe, read_probe
     from .report import report as report
     from .samples import sample_data, sample_photos
 
@@ -28,6 +30,7 @@ _HOME = {
     "OptionError": "errors",
     "Preset": "models",
     "RefusedFile": "errors",
+    "TensorProbe": "probes",
     "UnknownArchitecture": "errors",
     "VisionModel": "models",
     "WorkbenchError": "errors",
@@ -36,11 +39,12 @@ _HOME = {
     "load": "models",
     "load_image_model": "models",
     "read_images": "images",
+    "read_probe": "probes",
     "sample_data": "samples",
     "sample_photos": "samples",
     "shrink": "models",
 }
-_MODULES = ("report",)
+_MODULES = ("probes", "report")
 
 __all__ = [
     "Identification",
@@ -51,6 +55,7 @@ __all__ = [
     "OptionError",
     "Preset",
     "RefusedFile",
+    "TensorProbe",
     "UnknownArchitecture",
     "VisionModel",
     "WorkbenchError",
@@ -59,6 +64,7 @@ __all__ = [
     "load",
     "load_image_model",
     "read_images",
+    "read_probe",
     "report",
     "sample_data",
     "sample_photos",

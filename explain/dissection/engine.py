@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from explain.digest import content_digest
 from explain.dissection.field import Axis, Field
-from explain.dissection.journal import Journal, code_digest, key_of, source_digest
+from explain.dissection.journal import Journal, code_digest, key_of, package_digest, source_digest
 from explain.dissection.probe import Probe
 from explain.dissection.quantile import rank_from_top
 from explain.dissection.results import Dissection, LayerDissection
@@ -111,7 +111,8 @@ def dissect(
 
 
 def _check(probe: Any, quantile: float, from_zero: dict[str, int], from_one: dict[str, int]) -> None:
-    if not isinstance(probe, Probe):
+    # Not isinstance: that would ask for the digest, which reads every file of a large probe.
+    if not all(hasattr(type(probe), name) for name in ("annotation", "image", "size", "__len__")):
         raise InputError(
             "This is no probe",
             type(probe).__name__,
@@ -137,13 +138,13 @@ def _key(view: View, probe: Probe, units: Units, options: Options) -> tuple[str,
         "probe_digest": probe.digest,
         "layers": units.layers,
         "options": asdict(options),
+        "basis": {name: key_of({"rows": one.tolist()}) for name, one in units.given.items()},
     }
-    basis = {name: key_of({"rows": one.tolist()}) for name, one in units.given.items()}
     return key_of(
         {
             **about,
-            "basis": basis,
             "code": code_digest(view.forward),
+            "probe_code": package_digest(type(probe)),
             "source": source_digest(),
             "torch": torch.__version__,
             "device": view.device.type,

@@ -11,10 +11,12 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 import types
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +38,37 @@ def key_of(parts: dict[str, Any]) -> str:
 @functools.cache
 def source_digest() -> str:
     """Return a digest over the source of this package."""
-    digest = hashlib.sha256()
     folder = Path(explain.__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)}".encode())
+    return _files_digest(sorted(folder.rglob("*.py")))
+
+
+@functools.cache
+def package_digest(kind: type) -> str:
+    """Return a digest over the source of the package that a class is from: how a probe reads its files is part of what it
+    says. A class from a script or notebook counts by its own code."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return _classes_digest(kind.__mro__)
+    folder = Path(file).parent
+    return _files_digest(sorted(folder.glob("*.py")) if getattr(module, "__package__", "") else [Path(file)])
+
+
+def _files_digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def code_digest(root: nn.Module) -> str:
     """Return a digest over the code of a network's classes, those of torch and torchvision aside: their version counts."""
+    return _classes_digest({kind for module in root.modules() for kind in type(module).__mro__})
+
+
+def _classes_digest(kinds: Iterable[type]) -> str:
     digest = hashlib.sha256()
-    kinds = {kind for module in root.modules() for kind in type(module).__mro__}
     for kind in sorted(kinds, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
         if kind.__module__.split(".")[0] in ("torch", "torchvision", "builtins"):
             continue

@@ -116,6 +116,8 @@ class Run:
         skipped: what could not be read, by the image's index.
         layers: what each layer has gathered.
         in_memory: whether all maps fit, so that a second forward pass is not needed.
+        maps_bytes: what they take.
+        positions: positions of all maps together, by layer.
     """
 
     def __init__(
@@ -144,18 +146,18 @@ class Run:
         self._order = sorted(shuffled, key=probe.size)  # images of one size share batches
         self._batches = self._split(batch_size)
         self._channels = self._readable_channels()
-        positions: dict[str, int] = {}
+        self.positions: dict[str, int] = {}
         bytes_ = 0
         for _, places in self._batches:
             for name, site in self.sites(probe.size(self._order[places[0]])).items():
                 count = len(places) * site.size[0] * site.size[1]
-                positions[name] = positions.get(name, 0) + count
+                self.positions[name] = self.positions.get(name, 0) + count
                 bytes_ += 4 * count * self._width(name, site)
         self.maps_bytes = bytes_
         self.in_memory = bytes_ <= memory
         first = self.sites(probe.size(self._order[0]))
         self.layers = {
-            name: _Layer(self._width(name, site), positions[name], len(probe), self.vocabulary, self)
+            name: _Layer(self._width(name, site), self.positions[name], len(probe), self.vocabulary, self)
             for name, site in first.items()
         }
 
@@ -168,6 +170,15 @@ class Run:
         if size not in self._fields:
             self._fields[size] = fields(self.units.view, self.sites(size), torch.full((self._channels, *size), 0.5))
         return self._fields[size]
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return len(self._batches)
+
+    def batch_length(self, number: int) -> int:
+        """Return how many images a batch has."""
+        return len(self._batches[number][1])
 
     def go(self) -> None:
         """Do what is left to do, saving states on the way."""

@@ -135,6 +135,11 @@ class Tally:
         self.labels = torch.zeros(groups, len(vocabulary.concepts), dtype=torch.int64, device=device)
         self.annotated = torch.zeros(groups, len(vocabulary.kinds), dtype=torch.int64, device=device)
 
+    @property
+    def counts(self) -> tuple[Tensor, ...]:
+        """All counts."""
+        return self.both, self.area, self.labels, self.annotated
+
     def add(self, active: Active, labels: Labels, group: Tensor) -> None:
         """Count some images.
 

@@ -58,19 +58,15 @@ class Site:
             return output[:, self.extra :].reshape(len(output), *self.size, -1).permute(3, 0, 1, 2)
         return output.T[:, :, None, None]
 
-    def write(self, output: Tensor, unit: Tensor, value: Tensor | float) -> None:
-        """Set channels of a layer's output, in place, at all its positions (extra tokens included).
+    @property
+    def channels_first(self) -> bool:
+        """Whether the units are in the second dimension of the output, not in the last one."""
+        return self.layout in ("NCHW", None)
 
-        Args:
-            output: as the layer returns it.
-            unit: int64 ``(n,)``, or bool ``(U,)``.
-            value: what they become.
-        """
-        channels_first = self.layout == "NCHW" or self.layout is None
-        if channels_first:
-            output[:, unit] = value
-        else:
-            output[..., unit] = value
+    def every(self, output: Tensor) -> Tensor:
+        """Return the output as ``(U, N, positions)``, extra tokens included: what removing a unit sets to zero."""
+        moved = output if self.channels_first else output.movedim(-1, 1)
+        return moved.reshape(*moved.shape[:2], -1).transpose(0, 1)
 
 
 class _Enough(BaseException):

@@ -1,0 +1,273 @@
+"""A network from one layer on: what it answers when some of the layer's units are set to zero.
+
+What the images are at some place before the layer is computed once and kept. What follows is run for many sets of units at a
+time, in the cheapest way that is proven right on this network before it is used:
+
+* ``"linear"``: the answer is a linear layer applied to the layer's output, or to its mean over positions: removing units
+  subtracts their contributions, and no pass is needed at all;
+* ``"tail"``: the network runs on two images, and at a later place their two rows are replaced by those of many: at the layer's
+  output, or where something passes by the layer (a skip connection), at the input of a block around it. Whatever still
+  passes by that place has two rows too few or too many, so it cannot go unnoticed;
+* ``"full"``: the whole network, with the units set to zero as the layer returns them. Always right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from explain.dissection.units import Units
+from explain.errors import ExplainError
+from explain.inputs import check_logits
+from explain.view import View, undisturbed
+
+Way = Literal["linear", "tail", "full"]
+Progress = Callable[[int, int, str], None]
+
+_ROWS = 512  # of a tail run: enough to forget the two images in front
+_BYTES = 1 << 27  # of what is put in their place
+_TRIED = 5  # rows in a trial: neither one, which would fit anything, nor two
+_CLOSE = 1e-4  # of the largest logit: a float32 network in another order of summation
+
+
+class Answers(NamedTuple):
+    """What a network answers to N images.
+
+    Attributes:
+        classes: int64 ``(..., N)``, the predicted ones.
+        margins: ``(..., N)``, logit of the label less the greatest of the others.
+    """
+
+    classes: Tensor
+    margins: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Answers:
+        """Read logits ``(..., N, K)``."""
+        at = labels.expand(logits.shape[:-1])[..., None]
+        others = logits.scatter(-1, at, -torch.inf).amax(-1)
+        return cls(logits.argmax(-1), logits.gather(-1, at)[..., 0] - others)
+
+
+class _Seen(NamedTuple):
+    """One pass over n images: the logits, each output of the layer, and what there was at the place of entry."""
+
+    logits: Tensor
+    outputs: list[Tensor]
+    entry: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """The linear layer at the end: ``weight`` as ``(K, U, P)``; the output's mean over positions, or each of P."""
+
+    weight: Tensor
+    mean: bool
+
+    def contributions(self, maps: Tensor) -> Tensor:
+        """Return what each unit adds to each logit, ``(N, U, K)``, from maps ``(U, N, h, w)``."""
+        flat = maps.flatten(2)
+        values = flat.mean(2, keepdim=True) if self.mean else flat
+        return torch.einsum("unp,kup->nuk", values, self.weight)
+
+
+class Tail:
+    """One layer of one network, and everything behind it.
+
+    Args:
+        view: the network.
+        layer: dotted name.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: int64 ``(N,)``.
+        batch_size: images per full pass.
+
+    Attributes:
+        view: the network.
+        site: where the units are.
+        classes: K.
+        way: how sets of units are removed.
+        entry: the module whose input is replaced, or the layer itself for its output.
+    """
+
+    def __init__(self, view: View, layer: str, images: Tensor, labels: Tensor, batch_size: int) -> None:
+        self.view, self._images, self._labels = view, images, labels.to(view.device)
+        self._batch_size = 1 if view.notices else batch_size
+        self._units = Units(view, [layer])
+        (self.site,) = self._units.sites(images[0]).values()
+        self._linear: _Linear | None = None
+        self.entry = self.site.layer
+        self.way: Way = "full"
+        self.classes = self._run(images[:1]).logits.shape[1]
+        self._find_way()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def answers(self, masks: Tensor, progress: Progress | None = None) -> tuple[Answers, Answers]:
+        """Return what the network answers, and what it answers without some of the units.
+
+        Args:
+            masks: bool ``(J, U)``: J sets of units to set to zero.
+            progress: called as ``progress(done, total, what)``, in hundredths of images.
+
+        Returns:
+            Answers ``(N,)`` and ``(J, N)``, on the CPU.
+        """
+        masks = masks.to(self.view.device)
+        parts: list[tuple[Answers, Answers]] = []
+        for start in range(0, len(self), self._batch_size):
+            part = slice(start, start + self._batch_size)
+            seen = self._run(self._images[part])
+            told = _share(progress, start, len(seen.logits), len(self))
+            whole = Answers.of(seen.logits, self._labels[part])
+            parts.append((whole, self._without_each(self._images[part], self._labels[part], seen, masks, told)))
+        whole_parts, without = zip(*parts, strict=True)
+        return _joined(whole_parts), _joined(without)
+
+    def _without_each(
+        self, images: Tensor, labels: Tensor, seen: _Seen, masks: Tensor, told: Callable[[float], None]
+    ) -> Answers:
+        """Return the answers to some images without each set of units."""
+        if self._linear is not None:
+            lost = torch.einsum("ju,nuk->jnk", masks.to(seen.logits), self._contributions(seen))
+            told(1.0)
+            return Answers.of(seen.logits - lost, labels)
+        whole = Answers.of(seen.logits, labels)
+        found = Answers(*(one.expand(len(masks), -1).clone() for one in whole))
+        # Setting to zero what is zero already changes nothing: most units of a rectified layer are silent on most images.
+        loud = torch.stack([(self.site.every(one) != 0).any(2) for one in seen.outputs]).any(0)
+        sets, rows = (masks.to(seen.logits) @ loud.to(seen.logits) > 0).nonzero(as_tuple=True)
+        most = self._batch_size if self.way == "full" else _ROWS
+        step = max(1, min(most, _BYTES // (seen.entry[0].numel() * seen.entry.element_size())))
+        for start in range(0, len(sets), step):
+            some, row = sets[start : start + step], rows[start : start + step]
+            answers = Answers.of(self._without(images, seen, row, masks[some]), labels[row])
+            for into, one in zip(found, answers, strict=True):
+                into[some, row] = one
+            told(min(1.0, (start + step) / len(sets)))
+        return found
+
+    def _without(self, images: Tensor, seen: _Seen, rows: Tensor, masks: Tensor) -> Tensor:
+        """Return the logits of the images ``rows``, each without a set of units of its own, ``(n, U)``."""
+        if self.way == "full":
+            return self._forward(images[rows.cpu()], lambda output: self._silenced(output, masks))
+        entry = seen.entry[rows]  # a copy: what follows may write into it
+        pair = self._images[[0, min(1, len(self) - 1)]]
+        if self.entry == self.site.layer:
+            return self._forward(pair, lambda output: self._silenced(entry, masks))
+        return self._forward(pair, lambda output: self._silenced(output, masks), entry)
+
+    def _silenced(self, output: Tensor, masks: Tensor) -> Tensor:
+        shape = (-1, *[1] * (output.ndim - 2)) if self.site.channels_first else (*[1] * (output.ndim - 2), -1)
+        return output.masked_fill(masks.reshape(len(masks), *shape), 0)
+
+    def _run(self, images: Tensor) -> _Seen:
+        outputs: list[Tensor] = []
+        entries: list[Tensor] = []
+
+        def catch(output: Tensor) -> Tensor:
+            outputs.append(output.detach().clone())
+            return output
+
+        with ExitStack() as stack:
+            if self.entry != self.site.layer:
+                module = self.view.root.get_submodule(self.entry)
+                keep = lambda _, args: entries.append(args[0].detach().clone())  # noqa: E731
+                stack.callback(module.register_forward_pre_hook(keep).remove)
+            logits = self._forward(images, catch)
+        return _Seen(check_logits(logits, len(images)), outputs, (entries or outputs)[-1])
+
+    def _forward(self, images: Tensor, change: Callable[[Tensor], Tensor], entry: Tensor | None = None) -> Tensor:
+        """Run the network; ``change`` is given what the layer returns, and what it returns goes on. ``entry`` replaces what
+        the block at the place of entry is given."""
+        with ExitStack() as stack:
+            module = self.view.root.get_submodule(self.site.layer)
+            stack.callback(module.register_forward_hook(lambda _, __, output: change(output)).remove)
+            if entry is not None:
+                block = self.view.root.get_submodule(self.entry)
+                stack.callback(block.register_forward_pre_hook(lambda _, __: (entry,)).remove)
+            stack.enter_context(undisturbed(self.view.device))
+            stack.enter_context(torch.no_grad())
+            answer: Tensor = self.view(self.view.load(images))
+            return answer
+
+    def _find_way(self) -> None:
+        """Try the cheap ways on an image, against the whole network."""
+        image, half = self._images[:1], torch.arange(self.site.units, device=self.view.device) % 2 == 0
+        masks = torch.stack([half, ~half, torch.zeros_like(half), half, ~half])
+        rows = torch.zeros(_TRIED, dtype=torch.int64, device=self.view.device)
+        seen = self._run(image)
+        expected = torch.cat([self._without(image, seen, rows[:1], mask[None]) for mask in masks])
+        for linear in self._linear_ends(image, seen):
+            self._linear = linear
+            lost = torch.einsum("ju,nuk->jnk", masks.to(expected), self._contributions(seen))[:, 0]
+            if _same(seen.logits - lost, expected):
+                self.way = "linear"
+                return
+        self._linear = None
+        if self.view.notices or self._units.drew_random:
+            return
+        self.way = "tail"
+        for entry in self._entries():
+            self.entry = entry
+            try:
+                if _same(self._without(image, self._run(image), rows, masks), expected):
+                    return
+            except (ExplainError, LookupError, AttributeError):
+                continue  # rows of two images met rows of five, or the block is not given one tensor: not here
+        self.way, self.entry = "full", self.site.layer
+
+    def _entries(self) -> Iterator[str]:
+        """Yield the layer's own output, if it runs once, and then the blocks around it from the inside out."""
+        if self.site.calls == 1:
+            yield self.site.layer
+        block = self.site.layer.rpartition(".")[0]
+        while block:
+            yield block
+            block = block.rpartition(".")[0]
+
+    def _contributions(self, seen: _Seen) -> Tensor:
+        assert self._linear is not None
+        return self._linear.contributions(self.site.read(seen.outputs[-1]))
+
+    def _linear_ends(self, image: Tensor, seen: _Seen) -> Iterator[_Linear]:
+        """Yield what the end of the network would be if its last linear layer saw the output directly."""
+        ends: list[tuple[nn.Linear, Tensor, Any]] = []
+        with ExitStack() as stack:
+            for module in self.view.root.modules():
+                if isinstance(module, nn.Linear):
+                    keep = lambda m, args, out: ends.append((m, args[0].detach().clone(), out))  # noqa: E731
+                    stack.callback(module.register_forward_hook(keep).remove)
+            self._run(image)
+        if not ends or not isinstance(ends[-1][2], Tensor) or not torch.equal(ends[-1][2], seen.logits):
+            return
+        last, given, _ = ends[-1]
+        maps = self.site.read(seen.outputs[-1]).transpose(0, 1).flatten(2)  # (1, U, P)
+        for mean, flat in ((True, maps.mean(2)), (False, maps.flatten(1))):
+            if _same(flat, given):
+                yield _Linear(last.weight.reshape(len(last.weight), maps.shape[1], -1), mean)
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= _CLOSE * expected.abs().max())
+
+
+def _joined(parts: tuple[Answers, ...]) -> Answers:
+    return Answers(*(torch.cat(some, -1).cpu() for some in zip(*parts, strict=True)))
+
+
+def _share(progress: Progress | None, start: int, count: int, total: int) -> Callable[[float], None]:
+    """Return what turns the share that is done of ``count`` images from ``start`` on into progress."""
+
+    def told(share: float) -> None:
+        if progress is not None:
+            progress(round(100 * (start + share * count)), 100 * total, "removing units")
+
+    return told
