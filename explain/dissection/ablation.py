@@ -165,6 +165,7 @@ def ablation_curve(
     label: int | None = None,
     counts: Sequence[int] | None = None,
     draws: int = 10,
+    keep: bool = True,
     seed: int = 0,
     batch_size: int = 64,
     progress: Progress | None = None,
@@ -179,6 +180,7 @@ def ablation_curve(
         label: for which class; ``None``: for all on average.
         counts: how many units; ``None`` for 1, 2, 4, 8, ... and all but one.
         draws: random sets per count.
+        keep: whether to measure keeping units too, which takes as long again.
         seed: of the random sets.
         batch_size: images per pass; changes no result.
         progress: as in :func:`ablate`.
@@ -210,7 +212,7 @@ def ablation_curve(
         least = _mask(order[units - n :], units)
         random = [_mask(torch.randperm(units, generator=generator)[:n], units) for _ in range(draws)]
         for kind, some in (("most", [most]), ("random", random), ("least", [least])):
-            for verb, removed in (("remove", some), ("keep", [~one for one in some])):
+            for verb, removed in (("remove", some), ("keep", [~one for one in some] if keep else [])):
                 masks += removed
                 named += [(n, f"{verb} {kind}")] * len(removed)
     whole, without = tail.answers(torch.stack(masks), progress)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from explain.dissection.field import Axis, Field
 
-_CHUNK = 1 << 21  # interpolated values at a time: 16 MB
+_CHUNK = 1 << 18  # interpolated values at a time: 2 MB
 
 
 class Active(NamedTuple):

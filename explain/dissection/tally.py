@@ -47,27 +47,24 @@ class Labels(NamedTuple):
     """The annotations of some images of one size, ready to be counted.
 
     Attributes:
-        maps: int64 ``(N, L, P)``: the labels of each pixel, as numbers in ``present`` from 1 up; 0 is none.
-        present: int64 ``(l,)``: the labels that occur, concept numbers from 0.
+        maps: int16 or int32 ``(N, P, L)``: the labels of each pixel, from 1 up; 0 is none. The labels of a pixel lie together,
+            because they are looked up together.
         pixels: int64 ``(N, C)``: pixels of each concept.
         whole: ``(image, concept)``, int64: labels of whole images.
-        size: P, pixels of a label map.
     """
 
     maps: Tensor
-    present: Tensor
     pixels: Tensor
     whole: tuple[Tensor, Tensor]
-    size: int
 
-    def take(self, rows: Tensor) -> Labels:
-        """Return the annotations of some images, ``rows`` int64 ``(n,)``, each at most once."""
+    def take(self, rows: slice | Tensor) -> Labels:
+        """Return the annotations of some images, a run of them or ``rows`` int64 ``(n,)``, each at most once."""
         image, concept = self.whole
-        place = torch.full((len(self.maps),), -1, device=rows.device).index_put(
-            (rows,), torch.arange(len(rows), device=rows.device)
-        )
+        chosen = torch.arange(len(self.maps), device=image.device)[rows]
+        place = torch.full((len(self.maps),), -1, device=image.device)
+        place[chosen] = torch.arange(len(chosen), device=image.device)
         kept = place[image] >= 0
-        return Labels(self.maps[rows], self.present, self.pixels[rows], (place[image[kept]], concept[kept]), self.size)
+        return Labels(self.maps[rows], self.pixels[rows], (place[image[kept]], concept[kept]))
 
 
 def read_labels(
@@ -85,30 +82,28 @@ def read_labels(
         ProbeError: a label number that the probe does not have.
     """
     layers = max((len(one.maps) for one in annotations), default=0)
-    stacked = torch.zeros(len(annotations), layers, size[0] * size[1], dtype=torch.int64)
-    for row, one in zip(stacked, annotations, strict=True):
+    small = torch.int16 if concepts < 2**15 else torch.int32
+    maps = torch.zeros(len(annotations), size[0] * size[1], layers, dtype=small)
+    for row, one in zip(maps, annotations, strict=True):
         if len(one.maps):
-            row[: len(one.maps)] = _resized(one.maps, size).flatten(1)
-    stacked = stacked.to(device)
-    used = torch.bincount(_checked(stacked, concepts).flatten(), minlength=concepts + 1)
-    _forget_repeated(stacked)
-    present = used[1:].nonzero().flatten()
-    position = torch.zeros(concepts + 1, dtype=torch.int64, device=device)
-    position[present + 1] = torch.arange(1, len(present) + 1, device=device)
-    maps = position[stacked]
-    rows = torch.arange(len(annotations), device=device)[:, None, None] * (len(present) + 1)
-    counted = torch.bincount((rows + maps).flatten(), minlength=len(annotations) * (len(present) + 1))
-    pixels = torch.zeros(len(annotations), concepts, dtype=torch.int64, device=device)
-    pixels[:, present] = counted.reshape(len(annotations), -1)[:, 1:]
-    pairs = [(i, label - 1) for i, one in enumerate(annotations) for label in set(one.whole)]
-    image, concept = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).to(device).T
-    _checked(concept + 1, concepts)
-    # A label of the whole image covers its pixels as well: they must not count twice.
+            resized = _resized(one.maps, size)
+            _check_range(resized, concepts)
+            row[:, : len(one.maps)] = resized.flatten(1).T
+    maps = maps.to(device)
+    counted = _counted(maps, concepts)
+    if bool(((counted.sum(0) > 0).sum(0) > 1).any()):
+        _forget_repeated(maps)
+        counted = _counted(maps, concepts)
+    pixels = counted.sum(1)
+    pairs = [(i, label - 1) for i, one in enumerate(annotations) for label in sorted(set(one.whole))]
+    image, concept = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    _check_range(concept + 1, concepts)
     for i, c in pairs:
-        if bool(pixels[i, c]):
-            maps[i][maps[i] == position[c + 1]] = 0
+        if bool(pixels[i, c]):  # what covers the image covers these pixels as well: they must not count twice
+            maps[i][maps[i] == c + 1] = 0
+    image, concept = image.to(device), concept.to(device)
     pixels[image, concept] = size[0] * size[1]
-    return Labels(maps, present, pixels, (image, concept), size[0] * size[1])
+    return Labels(maps, pixels, (image, concept))
 
 
 class Tally:
@@ -148,27 +143,41 @@ class Tally:
             labels: their annotations.
             group: int64 ``(N,)``, the group of each image.
         """
-        units, images = self.both.shape[1], len(labels.maps)
-        every = torch.arange(units, device=group.device)
-        pair = active.unit * images + active.image
-        area = torch.bincount(pair, minlength=units * images).reshape(units, images)
-        if labels.maps.shape[1] and len(labels.present):
-            width = len(labels.present) + 1
-            seen = labels.maps[active.image, :, active.pixel]
-            counts = torch.bincount((pair[:, None] * width + seen).flatten(), minlength=units * images * width)
-            both = counts.reshape(units, images, width)[..., 1:].transpose(0, 1)
-            self.both.index_put_((group[:, None, None], every[:, None], labels.present), both, accumulate=True)
+        units, (images, size, layers) = self.both.shape[1], labels.maps.shape
+        area = torch.bincount(active.unit * images + active.image, minlength=units * images).reshape(units, images)
+        groups, member = torch.unique(group, return_inverse=True)
+        present = labels.pixels.any(0).nonzero().flatten()
+        if layers and len(present):
+            seen = labels.maps.flatten(0, 1)[active.image * size + active.pixel]
+            width = self.both.shape[2] + 1
+            if width > 2 * len(present) + 2:  # few of many concepts: number those that are here
+                position = torch.zeros(width, dtype=seen.dtype, device=group.device)
+                position[present + 1] = torch.arange(1, len(present) + 1, dtype=seen.dtype, device=group.device)
+                seen, width = position[seen.long()], len(present) + 1
+            else:
+                present = torch.arange(width - 1, device=group.device)
+            bins = len(groups) * units * width
+            key = torch.int32 if bins < 2**31 else torch.int64
+            row = ((member[active.image] * units + active.unit) * width).to(key)
+            counts = torch.bincount((row[:, None] + seen).flatten(), minlength=bins)
+            both = counts.reshape(len(groups), units, width)[..., 1:]
+            if len(present) == self.both.shape[2]:
+                self.both[groups] += both
+            else:
+                self.both[groups[:, None], :, present] += both.transpose(1, 2)
         image, concept = labels.whole
         if len(image):
+            every = torch.arange(units, device=group.device)
             self.both.index_put_((group[image][:, None], every, concept[:, None]), area.T[image], accumulate=True)
         self.labels.index_put_((group,), labels.pixels, accumulate=True)
         annotated = self._annotated(labels.pixels > 0)
-        self.annotated.index_put_((group,), annotated.long() * labels.size, accumulate=True)
+        self.annotated.index_put_((group,), annotated.long() * size, accumulate=True)
         # Active pixels (U, N) summed over the images of each group that have a label of each category: a matrix product.
-        groups, _, kinds = self.area.shape
-        member = torch.zeros(images, groups, kinds, dtype=self.area.dtype, device=group.device)
-        member[torch.arange(images, device=group.device), group] = annotated.to(member)
-        self.area += (area.to(member) @ member.flatten(1)).reshape(units, groups, kinds).transpose(0, 1)
+        kinds = annotated.shape[1]
+        counts_in = torch.zeros(images, len(groups), kinds, dtype=self.area.dtype, device=group.device)
+        counts_in[torch.arange(images, device=group.device), member] = annotated.to(counts_in)
+        summed = (area.to(counts_in) @ counts_in.flatten(1)).reshape(units, len(groups), kinds)
+        self.area[groups] += summed.transpose(0, 1)
 
     def _annotated(self, has: Tensor) -> Tensor:
         """Return which categories ``(N, K)`` are annotated in images that have these concepts ``(N, C)``."""
@@ -186,29 +195,35 @@ def iou(both: Tensor, area: Tensor, labels: Tensor, kind: Tensor) -> Tensor:
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[1:]) == size:
-        return maps.long()
+        return maps
     rows, columns = (
         ((torch.arange(new) + 0.5) * (old / new)).long().clamp(max=old - 1)
         for new, old in zip(size, maps.shape[1:], strict=True)
     )
-    return maps.long()[:, rows][:, :, columns]
+    return maps[:, rows][:, :, columns]
 
 
-def _checked(labels: Tensor, concepts: int) -> Tensor:
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) > concepts):
-        wrong = labels[(labels < 0) | (labels > concepts)][0]
-        raise ProbeError(
-            "The probe has no concept of that label number", int(wrong), f"Labels go from 1 to {concepts}."
-        )
-    return labels
+def _check_range(labels: Tensor, concepts: int) -> None:
+    if not labels.numel():
+        return
+    low, high = (int(one) for one in labels.aminmax())
+    if low < 0 or high > concepts:
+        wrong = low if low < 0 else high
+        raise ProbeError("The probe has no concept of that label number", wrong, f"Labels go from 1 to {concepts}.")
+
+
+def _counted(maps: Tensor, concepts: int) -> Tensor:
+    """Return the pixels ``(N, L, C)`` of each label in each layer."""
+    # Image by image: one image's keys fit into the cache, those of a batch do not.
+    layers = maps.shape[2]
+    first = torch.arange(layers, device=maps.device) * (concepts + 1)
+    counts = [torch.bincount((first + one).flatten(), minlength=layers * (concepts + 1)) for one in maps]
+    return torch.stack(counts).reshape(len(maps), layers, concepts + 1)[..., 1:]
 
 
 def _forget_repeated(maps: Tensor) -> None:
-    """Drop a label that an earlier layer of ``(N, L, P)`` has at the same pixel: pixels are counted, not entries."""
-    layers = maps.shape[1]
-    ranges = [(int(one[one > 0].min()), int(one.max())) if bool(one.any()) else None for one in maps.unbind(1)]
-    for later in range(1, layers):
+    """Drop a label that an earlier layer of ``(N, P, L)`` has at the same pixel: pixels are counted, not entries."""
+    for later in range(1, maps.shape[2]):
         for earlier in range(later):
-            a, b = ranges[earlier], ranges[later]
-            if a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]:
-                maps[:, later][maps[:, later] == maps[:, earlier]] = 0
+            one = maps[..., later]
+            one[one == maps[..., earlier]] = 0

@@ -9,10 +9,10 @@ Importing this costs nothing; torch is loaded when a study runs.
 
 from __future__ import annotations
 
-from . import bias_share
+from . import bias_share, unit_concepts
 from .study import Study, StudyResult
 
-STUDIES: dict[str, Study] = {study.name: study for study in (bias_share.STUDY,)}
+STUDIES: dict[str, Study] = {study.name: study for study in (bias_share.STUDY, unit_concepts.STUDY)}
 """Name → study."""
 
 __all__ = ["STUDIES", "Study", "StudyResult"]
