@@ -1,11 +1,21 @@
-"""What a network computes with, as one digest."""
+"""What a network, or a tensor, holds: as a digest."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+def feed_tensor(state: _Hash, tensor: Tensor) -> None:
+    """Add type, shape and content of a tensor to a hash."""
+    state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
 def content_digest(module: nn.Module, salt: str = "") -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from explain.dissection.options import check_count
 from explain.dissection.tail import Tail, Way
 from explain.errors import InputError
 from explain.inputs import Target, check_images, read_target
@@ -68,7 +69,8 @@ class Ablation:
             return _descending(self.importance.nanmean(1), self.margin.nanmean(1))
         if not 0 <= label < len(self.base) or bool(self.base[label].isnan()):
             known = self.base.isfinite().nonzero().flatten().tolist()
-            raise InputError("No image has this class", label, f"There are: {known[:20]}.")
+            what = "This class cannot be told from others on these images: none of them has it, or all have"
+            raise InputError(what, label, f"Classes that can: {known[:20]}.")
         return _descending(self.importance[:, label], self.margin[:, label])
 
     def frame(self) -> pd.DataFrame:
@@ -190,6 +192,8 @@ def ablation_curve(
     """
     started = time.perf_counter()
     tail, truth = _opened(model, images, labels, ablation.layer, batch_size)
+    if label is not None and not bool((truth == label).any()):
+        raise InputError("No image has this class", label, f"There are: {sorted(set(truth.tolist()))[:20]}.")
     units = tail.site.units
     if units != len(ablation.importance):
         raise InputError(
@@ -199,11 +203,12 @@ def ablation_curve(
         )
     order = ablation.order(label)
     if counts is None:
-        counts = [n for n in (1 << i for i in range(units.bit_length())) if n < units]
+        counts = sorted({n for n in (*(1 << i for i in range(units.bit_length())), units - 1) if 0 < n < units} or {1})
+    if not counts:
+        raise InputError("No number of units was asked for", None, "Leave counts out for 1, 2, 4, ... and all but one.")
     if wrong := [n for n in counts if not 1 <= n <= units]:
         raise InputError("There are not so many units", wrong[0], f"The layer has {units}.")
-    if draws < 1:
-        raise InputError("The number of random draws must be at least 1", draws, "Leave it out.")
+    check_count("draws", draws, 1)
     generator = torch.Generator().manual_seed(seed)
     named: list[tuple[int, str]] = []
     masks: list[Tensor] = []
@@ -236,14 +241,17 @@ def balanced_accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tens
         classes: K. A class that no image has, or every image, is NaN.
     """
     count = len(predictions)
-    pair = (torch.arange(count)[:, None] * classes + labels) * classes + predictions
-    confusion = torch.bincount(pair.flatten(), minlength=count * classes * classes).reshape(count, classes, classes)
-    confusion = confusion.double()
-    hits = confusion.diagonal(dim1=1, dim2=2)
-    truth, answered, total = confusion.sum(2), confusion.sum(1), confusion.sum((1, 2))[:, None]
-    recall = hits / truth
-    negatives = total - truth
-    return (recall + (negatives - (answered - hits)) / negatives) / 2
+    row = torch.arange(count)[:, None] * classes
+    right = predictions == labels
+
+    def counted(chosen: Tensor) -> Tensor:
+        return torch.bincount(chosen, minlength=count * classes).reshape(count, classes).double()
+
+    answered = counted((row + predictions).flatten())
+    hits = counted((row + predictions)[right])
+    truth = torch.bincount(labels, minlength=classes).double()
+    negatives = len(labels) - truth
+    return (hits / truth + (negatives - (answered - hits)) / negatives) / 2
 
 
 def _opened(model: nn.Module, images: Tensor, labels: Target, layer: str, batch_size: int) -> tuple[Tail, Tensor]:
@@ -251,8 +259,7 @@ def _opened(model: nn.Module, images: Tensor, labels: Target, layer: str, batch_
     truth = read_target(labels, len(images))
     if truth is None:
         raise InputError("Labels are needed", None, "Pass the class of each image; accuracy is measured against it.")
-    if batch_size < 1:
-        raise InputError("The batch size must be at least 1", batch_size, "Leave it out.")
+    check_count("batch_size", batch_size, 1)
     if int(truth.min()) < 0:
         raise InputError("There is no such class", int(truth.min()), "Classes count from 0.")
     tail = Tail(private_view(model), layer, images, truth, batch_size)

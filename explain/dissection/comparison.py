@@ -45,18 +45,19 @@ class Comparison:
         import pandas as pd
 
         (_, first), *others = self.dissections.items()
-        before = first.frame()
-        columns = ["layer", "unit", "concept", "iou", "detector"]
+        before, shared = first.frame(), set(first).intersection(*(set(one) for _, one in others))
+        columns = ["layer", "unit", "category", "concept", "iou", "detector"]
         tables = []
         for name, one in others:
             pair = before[columns].merge(one.frame()[columns], on=["layer", "unit"], suffixes=("_before", ""))
+            pair = pair[pair["layer"].isin(shared)].reset_index(drop=True)
             pair.insert(2, "model", name)
-            same = pair["concept_before"] == pair["concept"]
+            same = (pair["concept_before"] == pair["concept"]) & (pair["category_before"] == pair["category"])
             pair["change"] = [
                 ("kept" if equal else "moved") if was and is_ else "lost" if was else "gained" if is_ else "none"
                 for was, is_, equal in zip(pair["detector_before"], pair["detector"], same, strict=True)
             ]
-            tables.append(pair.drop(columns=["detector_before", "detector"]))
+            tables.append(pair)
         return pd.concat(tables, ignore_index=True)[
             ["layer", "unit", "model", "concept_before", "concept", "iou_before", "iou", "change"]
         ]

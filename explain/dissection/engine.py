@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from explain.digest import content_digest
 from explain.dissection.field import Axis, Field
-from explain.dissection.journal import Journal, code_digest, key_of, package_digest, source_digest
+from explain.dissection.journal import Journal, key_of, package_digest, source_digest
+from explain.dissection.options import Options, check_count, check_probe
 from explain.dissection.probe import Probe
-from explain.dissection.quantile import rank_from_top
 from explain.dissection.results import Dissection, LayerDissection
-from explain.dissection.run import Options, Run
+from explain.dissection.run import Run
 from explain.dissection.tally import Tally, Vocabulary, iou
 from explain.dissection.units import Units
-from explain.errors import InputError
+from explain.fingerprint import fingerprint
 from explain.view import View, private_view
 
 Progress = Callable[[int, int, str], None]
@@ -78,17 +78,15 @@ def dissect(
         ProbeError: nothing of the probe can be read, or a label has no name.
     """
     started = time.perf_counter()
-    _check(
-        probe,
-        quantile,
-        {"permutations": permutations, "replicates": replicates},
-        {"top": top, "batch_size": batch_size},
-    )
+    check_probe(probe)
+    check_count("batch_size", batch_size, 1)
+    check_count("memory", memory, 0)
     options = Options(quantile, iou_threshold, permutations, replicates, top, seed)
     view = private_view(model)
     units = Units(view, [layers] if isinstance(layers, str) else layers, basis)
-    key, about = _key(view, probe, units, options)
-    journal = None if cache is None else Journal(cache, key)
+    about = _about(view, probe, units, options)
+    key, unknown = (None, ()) if cache is None else _key(view, probe, about)
+    journal = None if cache is None or key is None else Journal(cache, key)
     found = None if journal is None else journal.result()
     reused = found is not None
     if found is None:
@@ -98,6 +96,12 @@ def dissect(
         found = _record(run)
         if journal is not None:
             journal.finish(found)
+    if unknown:
+        held = ", ".join(unknown[:3])
+        found["notes"] = [
+            *found["notes"],
+            f"not kept in the cache: what the network holds in {held} cannot be told apart",
+        ]
     provenance = {
         **about,
         "model": getattr(model, "name", type(view.root).__name__),
@@ -110,46 +114,29 @@ def dissect(
     return _result(found, probe, options, provenance)
 
 
-def _check(probe: Any, quantile: float, from_zero: dict[str, int], from_one: dict[str, int]) -> None:
-    # Not isinstance: that would ask for the digest, which reads every file of a large probe.
-    if not all(hasattr(type(probe), name) for name in ("annotation", "image", "size", "__len__")):
-        raise InputError(
-            "This is no probe",
-            type(probe).__name__,
-            "Make one with workbench.probes: TensorProbe, or read_probe(folder).",
-        )
-    if not len(probe):
-        raise InputError("The probe has no images", None, "Pass at least one image.")
-    if not probe.concepts or len(probe.concepts) != len(probe.categories):
-        raise InputError(
-            "The probe needs one name and one category per concept", f"{len(probe.concepts)}, {len(probe.categories)}"
-        )
-    rank_from_top(quantile, 1)
-    for least, numbers in ((0, from_zero), (1, from_one)):
-        for name, value in numbers.items():
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number from {least}", repr(value), "Leave it out.")
-
-
-def _key(view: View, probe: Probe, units: Units, options: Options) -> tuple[str, dict[str, Any]]:
-    """Return the key of a result, and the parts of it that people want to see."""
-    about: dict[str, Any] = {
+def _about(view: View, probe: Probe, units: Units, options: Options) -> dict[str, Any]:
+    """Return what a result is made from, as far as people want to see it."""
+    return {
         "model_digest": content_digest(view.forward),
         "probe_digest": probe.digest,
         "layers": units.layers,
         "options": asdict(options),
-        "basis": {name: key_of({"rows": one.tolist()}) for name, one in units.given.items()},
+        "basis": {name: key_of({"rows": one.tolist()}) for name, one in units.given.items() if isinstance(one, Tensor)},
     }
-    return key_of(
-        {
-            **about,
-            "code": code_digest(view.forward),
-            "probe_code": package_digest(type(probe)),
-            "source": source_digest(),
-            "torch": torch.__version__,
-            "device": view.device.type,
-        }
-    ), about
+
+
+def _key(view: View, probe: Probe, about: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the key of a result; or none, and what it hangs on that cannot be told apart."""
+    code, unknown = fingerprint(view.forward)
+    parts = {
+        **about,
+        "code": code,
+        "probe_code": package_digest(type(probe)),
+        "source": source_digest(),
+        "torch": torch.__version__,
+        "device": view.device.type,
+    }
+    return (None, unknown) if unknown else (key_of(parts), ())
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from explain.dissection.options import Options, check_count, check_probe
 from explain.dissection.probe import Probe
 from explain.dissection.quantile import TopValues, rank_from_top
-from explain.dissection.run import Options, Run
+from explain.dissection.run import Run, group_count
+from explain.dissection.tally import Tally
 from explain.dissection.units import Units
 from explain.view import private_view
 
@@ -21,7 +23,7 @@ class Estimate:
 
     Attributes:
         images: N.
-        seconds: on this machine, as it is busy now.
+        seconds: on this machine, as it is busy now; reading of the probe included.
         in_memory: whether all maps fit into the memory that may be used; if not, images go through the network twice.
         maps_bytes: what the maps take if they are kept, else what they would take.
         values_bytes: what the greatest activations take, in memory or in a file.
@@ -72,16 +74,39 @@ def estimate(
     Raises:
         ExplainError: as :func:`explain.dissect`.
     """
+    check_probe(probe)
+    check_count("batch_size", batch_size, 1)
+    check_count("memory", memory, 0)
+    count = len(probe) if images is None else images
+    check_count("images", count, 1)
+    options = Options(quantile=quantile, permutations=permutations)
     view = private_view(model)
     units = Units(view, [layers] if isinstance(layers, str) else layers, basis)
-    options = Options(quantile, 0.04, permutations, 0, 9, 0)
-    step = 1 if view.notices else min(batch_size, len(probe))
-    run = Run(units, probe, options, step, 0, None, None)
-    count = len(probe) if images is None else images
-    batches = run.batches
-    warm = [0] if batches > 1 else []
-    run.first_pass(warm)  # the first pass of a process is slow
-    last = batches - 1 if len(warm) < batches else 0
+    run = Run(units, probe, options, 1 if view.notices else batch_size, 0, None, None)
+    first, second, done = _measure(run)
+    share = count / len(probe)
+    maps_bytes = round(run.maps_bytes * share)
+    in_memory = maps_bytes <= memory
+    values = spilled = tallies = 0
+    concepts, kinds = len(probe.concepts), len(set(probe.categories))
+    for name, layer in run.layers.items():
+        width = len(layer.floor)
+        keep = rank_from_top(quantile, round(run.positions[name] * share)) + 1
+        size = TopValues.bytes_for(width, keep)
+        values += size
+        spilled += size if size > memory // 4 else 0
+        groups = group_count(count, width, concepts) + min(permutations, count - 1)
+        tallies += Tally.bytes_for(groups, width, concepts, kinds, view.device)
+    seconds = count / done * (first + (second - first if in_memory else second))
+    return Estimate(count, max(seconds, 0.0), in_memory, maps_bytes, values, spilled, tallies)
+
+
+def _measure(run: Run) -> tuple[float, float, int]:
+    """Return the seconds of both passes over a batch, and how many images it has; another one goes before it, as the first
+    batch of a process is slow."""
+    warm, last = ([0], run.batches - 2) if run.batches > 2 else ([], 0)
+    last = max(last, 0)  # the very last batch may be a small one
+    run.first_pass(warm)
     started = time.perf_counter()
     run.first_pass([last])
     first = time.perf_counter() - started
@@ -89,26 +114,14 @@ def estimate(
     run.second_pass(warm)
     started = time.perf_counter()
     run.second_pass([last])
-    second = time.perf_counter() - started
-    done = run.batch_length(last)
-    share = count / len(probe)
-    maps_bytes = round(run.maps_bytes * share)
-    in_memory = maps_bytes <= memory
-    values = spilled = tallies = 0
-    for name, layer in run.layers.items():
-        keep = rank_from_top(quantile, round(run.positions[name] * share)) + 1
-        size = TopValues.bytes_for(len(layer.floor), keep)
-        values += size
-        spilled += size if size > memory // 4 else 0
-        tallies += sum(one.element_size() * one.numel() for tally in (layer.tally, layer.null) for one in tally.counts)
-    seconds = count / done * (first + (second - first if in_memory else second))
-    return Estimate(count, max(seconds, 0.0), in_memory, maps_bytes, values, spilled, tallies)
+    return first, time.perf_counter() - started, run.batch_length(last)
 
 
 def _size(count: int) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            value = count / size
+            return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{count} bytes"
 
 

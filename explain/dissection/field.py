@@ -6,8 +6,8 @@ and padding. Here nothing of the architecture is parsed: the network itself runs
 every operator does what it does to *positions* and nothing else. A convolution or a pooling becomes the plain average
 of its window, activations and normalisations the identity, global pooling (the gates of squeeze-and-excitation) is cut.
 The gradient of one position is then a positive weight per pixel, the same shifted pattern for every position, and the
-centroids of two neighbours give offset and step exactly. The canvas grows until that pattern does not touch its border,
-because padding cuts fields off and would move the centroid.
+centroids of two neighbours give offset and step exactly. Padding cuts patterns off and would move the centroids, so the
+canvas grows until the pattern does not touch its border and the next larger canvas says the same.
 
 Attention, and networks that stand on one size of images, have no such pattern: their positions are a regular grid over
 the image, as the patches of a transformer are.
@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from explain.dissection.units import Site
+from explain.operators import cards
 from explain.view import View, undisturbed
 
-_LARGEST = 2048  # pixels along one side of the canvas
+_LARGEST = 4096  # pixels along one side of the canvas
 _EDGE = 1e-9  # share of the weight that may lie on the border: what floating point leaves there
 _DIGITS = 4  # of a pixel: centroids are sums of exact fractions, and far more accurate
 
@@ -73,15 +74,20 @@ def fields(view: View, sites: Mapping[str, Site], image: Tensor) -> dict[str, Fi
     channels, height, width = image.shape
     found = {name: regular(site.size, (height, width)) for name, site in sites.items()}
     open_ = {name for name, site in sites.items() if site.layout in ("NCHW", "NHWC") and max(site.size) > 1}
+    before: dict[str, Field | str] = {}
     side = 1 << math.ceil(math.log2(max(height, width)))
     while open_ and side <= _LARGEST:
         for name, field in _measure(view, {name: sites[name] for name in open_}, (channels, side, side)).items():
-            if isinstance(field, Field):
+            if (
+                before.get(name) == field
+                and isinstance(field, Field)
+                and _covers(field, sites[name].size, (height, width))
+            ):
+                found[name] = field
                 open_.discard(name)
-                if _covers(field, sites[name].size, (height, width)):
-                    found[name] = field
-            elif field is _NONE:
+            elif field == _NONE or before.get(name) == field == _REPEATED:
                 open_.discard(name)
+            before[name] = field
         side *= 2
     return found
 
@@ -96,18 +102,24 @@ def _covers(field: Field, size: tuple[int, int], image: tuple[int, int]) -> bool
 
 _NONE = "no field"
 _CUT = "cut off by the border"
+_REPEATED = "neighbours share a place"  # where a map was enlarged, or, on too small a canvas, cut off
 
 
 def _measure(view: View, sites: Mapping[str, Site], canvas: tuple[int, int, int]) -> dict[str, Field | str]:
     """Return each layer's field, or that it has none, or that the canvas is too small to tell."""
+    with undisturbed(view.device), torch.random.fork_rng(devices=cards()):
+        return _measured(view, sites, canvas)
+
+
+def _measured(view: View, sites: Mapping[str, Site], canvas: tuple[int, int, int]) -> dict[str, Field | str]:
     found: dict[str, Field | str] = dict.fromkeys(sites, _NONE)
-    x = torch.ones(1, *canvas, dtype=torch.float64, requires_grad=True)
+    real = torch.float32 if view.device.type == "mps" else torch.float64
+    x = torch.ones(1, *canvas, dtype=real, device=view.device, requires_grad=True)
     caught: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for name in sites:
             catch = lambda module, _, output, name=name: caught.__setitem__(name, output)  # noqa: E731
             stack.callback(view.root.get_submodule(name).register_forward_hook(catch).remove)
-        stack.enter_context(undisturbed(torch.device("cpu")))
         stack.enter_context(_Positions())
         try:
             view.forward(x)
@@ -126,7 +138,8 @@ def _measure(view: View, sites: Mapping[str, Site], canvas: tuple[int, int, int]
         if any(_cut_off(profile) for *profiles, _ in pairs for profile in profiles):
             found[name] = _CUT
         else:
-            found[name] = Field(_axis(*pairs[0]), _axis(*pairs[1]), measured=True)
+            rows, columns = _axis(*pairs[0]), _axis(*pairs[1])
+            found[name] = Field(rows, columns, measured=True) if min(rows.step, columns.step) > 0 else _REPEATED
     return found
 
 
@@ -144,7 +157,7 @@ def _cut_off(profile: Tensor) -> bool:
 
 
 def _axis(here: Tensor, there: Tensor, position: int) -> Axis:
-    pixels = torch.arange(len(here), dtype=here.dtype)
+    pixels = torch.arange(len(here), dtype=here.dtype, device=here.device)
     centre, next_centre = float(here @ pixels), float(there @ pixels)
     step = round(next_centre - centre, _DIGITS)
     return Axis(round(centre - step * position, _DIGITS) + 0.0, step)  # no negative zero
@@ -248,6 +261,8 @@ def _pool(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
         down, right = _pair(stride or kernel_size)
         x = F.pad(x, (0, right - 1, 0, down - 1))
     y = _window(x, sides, stride or kernel_size, padding, dilation)
+    if y.shape[2:].numel() == 1:
+        return torch.ones_like(y).expand(-1, input.shape[1], -1, -1)
     return _spread(y, (len(y), input.shape[1], *y.shape[2:]))
 
 
@@ -257,6 +272,7 @@ def _adaptive(input: Tensor, output_size: Any, *rest: Any, **options: Any) -> Te
 
 
 def _mean(input: Tensor, dim: Any = None, keepdim: bool = False, **options: Any) -> Tensor:
+    """Average; over more than one dimension that is global pooling, which is blind to position."""
     y = input.mean() if dim is None else input.mean(dim, keepdim)
     dims = {d % input.ndim for d in ([dim] if isinstance(dim, int) else dim or range(input.ndim))}
     return torch.ones_like(y) if input.ndim == 4 and len(dims) > 1 else y
@@ -308,7 +324,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "linear": _linear,
     "cat": _cat,
     "concat": _cat,
-    "mean": _mean,
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), _mean),
     "view": _reshape,
     "permute": _permute,
     **dict.fromkeys(("max_pool2d", "avg_pool2d", "lp_pool2d"), _pool),
@@ -322,7 +338,7 @@ _RULES: dict[str, Callable[..., Any]] = {
             "batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm", "normalize", "rms_norm",
             "relu", "relu6", "gelu", "silu", "hardswish", "hardtanh", "hardsigmoid", "sigmoid", "tanh", "leaky_relu", "elu",
             "selu", "celu", "mish", "softplus", "prelu", "rrelu", "clamp", "clamp_min", "hardshrink", "softsign", "exp",
-            "sqrt", "square", "abs", "pow", "threshold", "log", "log1p", "glu",
+            "sqrt", "square", "abs", "neg", "pow", "threshold", "log", "log1p", "glu",
             "dropout", "dropout2d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
         ),
         _same,

@@ -45,7 +45,7 @@ class _Cells:
     @classmethod
     def along(cls, axis: Axis, positions: int, pixels: int, lines: int) -> _Cells:
         """Lay the ``lines`` of a label map over an image side of ``pixels`` and find each line's cell."""
-        centres = (torch.arange(lines, dtype=torch.float64) + 0.5) * (pixels / lines) - 0.5
+        centres = (torch.arange(lines, dtype=torch.float64) + 0.5) * pixels / lines - 0.5
         place = ((centres - axis.offset) / axis.step).clamp(-1, positions - 1 + 0.5)
         lower = place.floor().long()
         share = place - lower

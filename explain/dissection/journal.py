@@ -14,17 +14,18 @@ import os
 import sys
 import tempfile
 import time
-import types
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import explain
+from explain.fingerprint import fingerprint
 
 _LEAST = 10.0  # seconds between two states, and at least so many times what saving takes
 _SHARE = 20
@@ -49,7 +50,7 @@ def package_digest(kind: type) -> str:
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)
     if file is None:
-        return _classes_digest(kind.__mro__)
+        return fingerprint(kind)[0]
     folder = Path(file).parent
     return _files_digest(sorted(folder.glob("*.py")) if getattr(module, "__package__", "") else [Path(file)])
 
@@ -60,28 +61,6 @@ def _files_digest(paths: Iterable[Path]) -> str:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def code_digest(root: nn.Module) -> str:
-    """Return a digest over the code of a network's classes, those of torch and torchvision aside: their version counts."""
-    return _classes_digest({kind for module in root.modules() for kind in type(module).__mro__})
-
-
-def _classes_digest(kinds: Iterable[type]) -> str:
-    digest = hashlib.sha256()
-    for kind in sorted(kinds, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
-        if kind.__module__.split(".")[0] in ("torch", "torchvision", "builtins"):
-            continue
-        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
-        for name, member in sorted(vars(kind).items(), key=lambda item: item[0]):
-            if isinstance(member, types.FunctionType):
-                digest.update(f"{name}{_code(member.__code__)}".encode())
-    return digest.hexdigest()
-
-
-def _code(code: types.CodeType) -> str:
-    constants = [_code(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
-    return f"{code.co_code.hex()}{constants}{code.co_names}"
 
 
 class Journal:
@@ -153,8 +132,8 @@ def _write(path: Path, values: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return what :func:`_write` wrote; ``None`` for a file that is missing or damaged, which is then made anew."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             values: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in file.files if n != "__rest__"}
             return {**values, **json.loads(bytes(file["__rest__"]))}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from explain.dissection.options import check_count, check_image
 from explain.dissection.units import Units
 from explain.errors import InputError
 from explain.view import private_view
@@ -107,6 +108,10 @@ def match_concepts(
         InputError: the scores do not belong to the images.
     """
     scores = torch.as_tensor(probe.scores).double()
+    if not len(probe) or not len(probe.concepts):
+        raise InputError(
+            "There is nothing to match", f"{len(probe)} images, {len(probe.concepts)} concepts", "Pass some."
+        )
     if (
         scores.ndim != 2
         or tuple(scores.shape) != (len(probe), len(probe.concepts))
@@ -117,16 +122,20 @@ def match_concepts(
             f"{tuple(scores.shape)} for {len(probe)} images and {len(probe.concepts)} concepts",
             "Check the file of scores.",
         )
+    check_count("batch_size", batch_size, 1)
     view = private_view(model)
     units = Units(view, [layers] if isinstance(layers, str) else layers)
     means: dict[str, list[Tensor]] = {}
     step = 1 if view.notices else batch_size
     for start in range(0, len(probe), step):
-        images = [probe.image(index) for index in range(start, min(start + step, len(probe)))]
-        for name, maps in units.maps(torch.stack(images)).items():
-            means.setdefault(name, []).append(maps.double().mean((2, 3)).cpu())
+        stop = min(start + step, len(probe))
+        images = [check_image(probe.image(index), str(index)) for index in range(start, stop)]
+        same = len({tuple(image.shape) for image in images}) == 1
+        for part in [torch.stack(images)] if same else [image[None] for image in images]:
+            for name, maps in units.maps(part).items():
+                means.setdefault(name, []).append(maps.double().mean((2, 3)).cpu())
         if progress is not None:
-            progress(min(start + step, len(probe)), len(probe), "activations")
+            progress(stop, len(probe), "activations")
     membership = (temperature * scores).softmax(1)
     return {
         name: ConceptMatch(name, tuple(probe.concepts), _soft_wpmi(torch.cat(parts, 1), membership, lam))

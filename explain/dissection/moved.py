@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from explain.dissection.ablation import Ablation
+from explain.dissection.options import check_count
 from explain.dissection.units import Units
 from explain.errors import InputError
-from explain.inputs import check_images
+from explain.inputs import check_images, check_logits
 from explain.view import private_view
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class MovedUnits:
 
     def frame(self) -> pd.DataFrame:
         """Return one row per unit, the most moved first: ``layer, unit, moved, change, relative``; ``relative`` is ``change`` in
-        standard deviations of the unit."""
+        standard deviations of the unit, and NaN for one that is the same on all clean images."""
         import pandas as pd
 
         change = self.change.double().mean(1)
@@ -62,7 +63,7 @@ class MovedUnits:
                 "unit": range(len(change)),
                 "moved": self.moved.tolist(),
                 "change": change.tolist(),
-                "relative": (change / self.scale.double().clamp(min=1e-30)).tolist(),
+                "relative": (change / self.scale.double().where(self.scale > 0, torch.nan)).tolist(),
             }
         )
         return frame.sort_values("moved", ascending=False, kind="stable", ignore_index=True)
@@ -136,6 +137,7 @@ def moved_units(
             f"{tuple(clean.shape)}, {tuple(adversarial.shape)}",
             "Pass one adversarial image per image, in the same order.",
         )
+    check_count("batch_size", batch_size, 1)
     view = private_view(model)
     units = Units(view, [layer])
     step = 1 if view.notices else batch_size
@@ -147,8 +149,8 @@ def moved_units(
         changes.append((other - one).mean(2))
         sizes.append((other - one).abs().mean(2))
         levels.append(one.mean(2))
-        with torch.no_grad():
-            seen = [view(view.load(images)).argmax(1).cpu() for images in pair]
+        with units.quietly():
+            seen = [check_logits(view(view.load(images)), len(images)).argmax(1).cpu() for images in pair]
         before.append(seen[0])
         after.append(seen[1])
     scale = torch.cat(levels, 1).std(1, correction=0)

@@ -29,8 +29,10 @@ def rank_from_top(quantile: float, count: int) -> int:
     Raises:
         InputError: ``quantile`` is no share.
     """
-    if not 0 <= quantile < 1:
-        raise InputError("The quantile is the share of activations above the threshold", quantile, "Pass 0.005, say.")
+    if not isinstance(quantile, int | float) or not 0 <= quantile < 1:
+        raise InputError(
+            "The quantile is the share of activations above the threshold", repr(quantile), "Pass 0.005, say."
+        )
     return math.floor(Fraction(repr(float(quantile))) * count)
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from explain.digest import content_digest
 from explain.dissection.field import fields
 from explain.dissection.grid import Grid
+from explain.dissection.options import check_count
 from explain.dissection.probe import Probe
 from explain.dissection.results import Dissection, LayerDissection
 from explain.dissection.units import Units
@@ -53,14 +55,17 @@ class Fired:
         return self.masks.double().mean((2, 3))
 
     def frame(self) -> pd.DataFrame:
-        """Return one row per image and active unit, the largest area first: ``image, layer, unit, category, concept, iou,
-        area, strength``; ``strength`` is the peak in units of the threshold's distance from the unit's greatest activation."""
+        """Return one row per image and active unit, the largest area first.
+
+        Columns: ``image, layer, unit, category, concept, iou, area, strength``; ``strength`` is how far the peak is on the way
+        from the threshold to the unit's greatest activation on the probe.
+        """
         import pandas as pd
 
         names = self.layer.vocabulary
         concept = self.layer.concept[self.units]
         threshold, peak = (one[self.units][:, None] for one in (self.layer.thresholds, self.layer.peak))
-        strength = (self.peaks - threshold) / (peak - threshold).clamp(min=1e-30)
+        strength = (self.peaks - threshold) / (peak - threshold).where(peak > threshold, torch.nan)
         area = self.area
         rows = []
         for image, name in enumerate(self.ids):
@@ -105,15 +110,16 @@ def fired(
     """
     check_images(images, model)
     one = dissection[layer if layer is not None else next(reversed(dissection.results))]
+    check_count("batch_size", batch_size, 1)
     view = private_view(model)
+    if content_digest(view.forward) != dissection.provenance.get("model_digest"):
+        raise InputError("The dissection does not belong to this network", one.layer, "Dissect this one.")
     reader = Units(view, [one.layer])
     size = (images.shape[2], images.shape[3])
     site = reader.sites(images[0])[one.layer]
     if one.layer in dissection.provenance.get("basis", {}) or site.units != len(one):
         raise InputError(
-            f"The dissection does not belong to the units of layer {one.layer!r}",
-            f"{len(one)} thresholds for {site.units} units",
-            "Dissect this network, without a basis.",
+            f"The dissection is of another basis of layer {one.layer!r}", None, "Dissect the network without a basis."
         )
     chosen = one.detectors.nonzero().flatten() if units is None else torch.tensor(list(units), dtype=torch.int64)
     if bool(((chosen < 0) | (chosen >= len(one))).any()):
@@ -195,5 +201,5 @@ def top_images(
             tuple(masks[unit, index] for index in indices),
             tuple(one.top_values[unit, :count].tolist()),
         )
-        for unit, indices in wanted.items()
+        for unit, indices in ((unit, wanted[unit]) for unit in units)
     ]

@@ -135,7 +135,7 @@ class LayerDissection:
             return torch.full_like(self.best, float("nan"))
         null = self.null.double().flatten().sort().values
         above = len(null) - torch.searchsorted(null, self.best.contiguous())
-        return (1 + above) / (1 + len(null))
+        return (1 + above).double() / (1 + len(null))
 
     @property
     def chance(self) -> float:
@@ -145,7 +145,7 @@ class LayerDissection:
     @cached_property
     def share(self) -> Tensor:
         """float64 ``(C,)``: the concept's share of the pixels, in images in which its category is annotated."""
-        return self.labels / self.annotated[self.vocabulary.kind].clamp(min=1)
+        return self.labels.double() / self.annotated[self.vocabulary.kind].clamp(min=1)
 
     @property
     def ceiling(self) -> Tensor:

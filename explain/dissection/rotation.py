@@ -56,10 +56,11 @@ def rotation_power(rotation: Tensor, alpha: float) -> Tensor:
     from scipy.linalg import schur
 
     q = rotation.double()
-    size = len(q)
-    near = (q @ q.T - torch.eye(size, dtype=q.dtype)).abs().max() < 1e-6
-    if q.ndim != 2 or q.shape[0] != q.shape[1] or not bool(near) or torch.linalg.det(q) < 0:
+    if q.ndim != 2 or q.shape[0] != q.shape[1] or not len(q) or not _is_rotation(q):
         raise InputError("This matrix is no rotation", tuple(q.shape), "Pass an orthogonal matrix of determinant 1.")
+    if not math.isfinite(alpha):
+        raise InputError("A rotation needs a finite power", alpha, "Pass alpha=0.5, say.")
+    size = len(q)
     t, z = (torch.from_numpy(one.copy()) for one in schur(q.numpy(), output="real"))
     power = torch.eye(size, dtype=torch.float64)
     flipped: list[int] = []
@@ -77,6 +78,11 @@ def rotation_power(rotation: Tensor, alpha: float) -> Tensor:
         plane = torch.tensor([one, other])
         power[plane[:, None], plane] = _turn(alpha * math.pi)
     return z @ power @ z.T
+
+
+def _is_rotation(q: Tensor) -> bool:
+    gap = (q @ q.T - torch.eye(len(q), dtype=q.dtype)).abs().max()
+    return bool(gap < 1e-6) and float(torch.linalg.det(q)) > 0
 
 
 def _turn(angle: float) -> Tensor:

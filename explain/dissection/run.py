@@ -8,7 +8,6 @@ annotation of an image some places back is a random other one: the permutation b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from explain.dissection.field import Field, fields
 from explain.dissection.grid import Grid
 from explain.dissection.journal import Journal
+from explain.dissection.options import Options, check_image, nothing_read
 from explain.dissection.probe import Annotation, Probe
 from explain.dissection.quantile import TopValues, rank_from_top
 from explain.dissection.tally import Tally, Vocabulary, read_labels
@@ -30,16 +30,9 @@ _GROUP_MEMORY = 1 << 28  # bytes per layer for counts that are kept apart by gro
 _NO_LABELS = torch.zeros(0, 1, 1, dtype=torch.int64)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What decides the result of a dissection; see :func:`explain.dissect`."""
-
-    quantile: float
-    iou_threshold: float
-    permutations: int
-    replicates: int
-    top: int
-    seed: int
+def group_count(images: int, units: int, concepts: int) -> int:
+    """Return into how many groups images are divided for the intervals."""
+    return min(images, max(_FEWEST_GROUPS, min(_MOST_GROUPS, _GROUP_MEMORY // (8 * units * concepts))))
 
 
 class _Layer:
@@ -55,9 +48,7 @@ class _Layer:
         self.floor = torch.full((units,), torch.inf, device=device)
         self.most = options.top
         self.thresholds: Tensor | None = None
-        size = 8 * units * max(1, len(vocabulary.concepts))
-        groups = max(_FEWEST_GROUPS, min(_MOST_GROUPS, _GROUP_MEMORY // size))
-        self.tally = Tally(min(groups, images), units, vocabulary, device)
+        self.tally = Tally(group_count(images, units, len(vocabulary.concepts)), units, vocabulary, device)
         self.null = Tally(run.permutations, units, vocabulary, device)
 
     def see(self, maps: Tensor, images: Tensor) -> None:
@@ -144,7 +135,9 @@ class Run:
         generator = torch.Generator().manual_seed(options.seed)
         shuffled = torch.randperm(len(probe), generator=generator).tolist()
         self._order = sorted(shuffled, key=probe.size)  # images of one size share batches
-        self._batches = self._split(batch_size)
+        self._state = None if journal is None else journal.state()
+        self._cut = 0 if self._state is None else int(self._state["place"])
+        self._batches = self._split(batch_size, self._cut)
         self._channels = self._readable_channels()
         self.positions: dict[str, int] = {}
         bytes_ = 0
@@ -204,9 +197,7 @@ class Run:
         Raises:
             ProbeError: no image could be read.
         """
-        if len(self.skipped) == len(self.probe):
-            reason = next(iter(self.skipped.values()))
-            raise ProbeError("No image of the probe could be read", reason, "Repair or replace the files.")
+        self._check_read()
         for layer in self.layers.values():
             if layer.thresholds is None:
                 layer.thresholds = layer.values.thresholds(self.options.quantile)
@@ -229,6 +220,7 @@ class Run:
                 self._tally(size, label_size, maps, [i for i, _ in chosen], [place for _, place in chosen], pool)
             pool = {place: pool[place] for place in list(pool)[-self.permutations :]} if self.permutations else {}
             self._after(number, len(self.probe), "concepts")
+        self._check_read()
 
     def _tally(
         self,
@@ -269,7 +261,7 @@ class Run:
             index = self._order[place]
             if index not in self.skipped:
                 try:
-                    images.append(self.probe.image(index))
+                    images.append(check_image(self.probe.image(index), self.probe.ids[index]))
                     indices.append(index)
                 except ProbeError as error:
                     self.skipped[index] = str(error)
@@ -287,54 +279,58 @@ class Run:
     def _width(self, name: str, site: Site) -> int:
         return len(self.units.basis[name]) if name in self.units.basis else site.units
 
-    def _split(self, batch_size: int) -> list[tuple[tuple[int, int], list[int]]]:
-        """Cut the order into batches of images of one size: (size, places in the order)."""
+    def _split(self, batch_size: int, cut: int) -> list[tuple[tuple[int, int], list[int]]]:
+        """Cut the order into batches of images of one size, also at ``cut``: (size, places in the order)."""
         batches: list[tuple[tuple[int, int], list[int]]] = []
         for place, index in enumerate(self._order):
             size = self.probe.size(index)
-            if not batches or batches[-1][0] != size or len(batches[-1][1]) == batch_size:
+            if not batches or place == cut or batches[-1][0] != size or len(batches[-1][1]) == batch_size:
                 batches.append((size, []))
             batches[-1][1].append(place)
         return batches
 
     def _readable_channels(self) -> int:
-        reason: ProbeError | None = None
         for index in self._order:
             try:
-                return self.probe.image(index).shape[0]
+                return check_image(self.probe.image(index), self.probe.ids[index]).shape[0]
             except ProbeError as error:
-                self.skipped[index], reason = str(error), error
-        raise ProbeError("No image of the probe could be read", reason, "Repair or replace the files.")
+                self.skipped[index] = str(error)
+        raise nothing_read(next(iter(self.skipped.values())))
+
+    def _check_read(self) -> None:
+        if len(self.skipped) == len(self.probe):
+            raise nothing_read(next(iter(self.skipped.values())))
 
     def _after(self, number: int, before: int, what: str) -> None:
         """Save a state if it is time to, and tell how far the run is; what that raises ends it."""
         journal = self._journal
-        done = before + self._batches[number][1][-1] + 1
+        place = self._batches[number][1][-1] + 1
         try:
-            self._progress(done, 2 * len(self.probe), what)
+            self._progress(before + place, 2 * len(self.probe), what)
         except BaseException:
             if journal is not None:
-                journal.save(self._state(number + 1, what))
+                journal.save(self._snapshot(place, what))
             raise
         if journal is not None and journal.due():
-            journal.save(self._state(number + 1, what))
+            journal.save(self._snapshot(place, what))
 
-    def _state(self, following: int, what: str) -> dict[str, Any]:
-        state: dict[str, Any] = {"following": following, "what": what, "skipped": list(self.skipped.items())}
+    def _snapshot(self, place: int, what: str) -> dict[str, Any]:
+        # A place in the order, not a batch: the next call may cut other batches.
+        state: dict[str, Any] = {"place": place, "what": what, "skipped": list(self.skipped.items())}
         for name, layer in self.layers.items():
             state |= {f"{name}/{part}": value for part, value in layer.state().items()}
         return state
 
     def _restore(self) -> tuple[int, int]:
         """Return the batches with which the two passes go on."""
-        state = None if self._journal is None else self._journal.state()
+        state, self._state = self._state, None
         if state is None:
             return 0, 0
-        self.skipped = {int(index): reason for index, reason in state["skipped"]}
+        self.skipped |= {int(index): reason for index, reason in state["skipped"]}
         for name, layer in self.layers.items():
             start = f"{name}/"
             layer.restore({key.removeprefix(start): value for key, value in state.items() if key.startswith(start)})
-        following = int(state["following"])
+        following = sum(places[0] < self._cut for _, places in self._batches)
         return (following, 0) if state["what"] == "activations" else (len(self._batches), following)
 
 

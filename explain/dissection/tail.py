@@ -9,6 +9,10 @@ time, in the cheapest way that is proven right on this network before it is used
   output, or where something passes by the layer (a skip connection), at the input of a block around it. Whatever still
   passes by that place has two rows too few or too many, so it cannot go unnoticed;
 * ``"full"``: the whole network, with the units set to zero as the layer returns them. Always right.
+
+Cheap ways are tried on the images on which the layer is loudest, with halves of its units removed, and with noise in the place of
+its output, which no rectifier behind it leaves as it is. A layer that runs several times loses its units in the last run,
+the one that dissection looks at.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from torch import Tensor, nn
 from explain.dissection.units import Units
 from explain.errors import ExplainError
 from explain.inputs import check_logits
-from explain.view import View, undisturbed
+from explain.view import View
 
 Way = Literal["linear", "tail", "full"]
 Progress = Callable[[int, int, str], None]
@@ -33,6 +37,10 @@ _ROWS = 512  # of a tail run: enough to forget the two images in front
 _BYTES = 1 << 27  # of what is put in their place
 _TRIED = 5  # rows in a trial: neither one, which would fit anything, nor two
 _CLOSE = 1e-4  # of the largest logit: a float32 network in another order of summation
+
+
+class _NoEntry(BaseException):
+    """A block is given more than one tensor, or runs more than once. No error of the network: nothing may take it for one."""
 
 
 class Answers(NamedTuple):
@@ -55,10 +63,10 @@ class Answers(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """One pass over n images: the logits, each output of the layer, and what there was at the place of entry."""
+    """One pass over n images: the logits, the output of the layer's last run, and what there was at the place of entry."""
 
     logits: Tensor
-    outputs: list[Tensor]
+    output: Tensor
     entry: Tensor
 
 
@@ -134,13 +142,14 @@ class Tail:
     ) -> Answers:
         """Return the answers to some images without each set of units."""
         if self._linear is not None:
-            lost = torch.einsum("ju,nuk->jnk", masks.to(seen.logits), self._contributions(seen))
+            contributions = self._linear.contributions(self.site.read(seen.output))
+            lost = torch.einsum("ju,nuk->jnk", masks.to(seen.logits), contributions)
             told(1.0)
             return Answers.of(seen.logits - lost, labels)
         whole = Answers.of(seen.logits, labels)
         found = Answers(*(one.expand(len(masks), -1).clone() for one in whole))
         # Setting to zero what is zero already changes nothing: most units of a rectified layer are silent on most images.
-        loud = torch.stack([(self.site.every(one) != 0).any(2) for one in seen.outputs]).any(0)
+        loud = (self.site.every(seen.output) != 0).any(2)
         sets, rows = (masks.to(seen.logits) @ loud.to(seen.logits) > 0).nonzero(as_tuple=True)
         most = self._batch_size if self.way == "full" else _ROWS
         step = max(1, min(most, _BYTES // (seen.entry[0].numel() * seen.entry.element_size())))
@@ -150,6 +159,7 @@ class Tail:
             for into, one in zip(found, answers, strict=True):
                 into[some, row] = one
             told(min(1.0, (start + step) / len(sets)))
+        told(1.0)
         return found
 
     def _without(self, images: Tensor, seen: _Seen, rows: Tensor, masks: Tensor) -> Tensor:
@@ -167,75 +177,96 @@ class Tail:
         return output.masked_fill(masks.reshape(len(masks), *shape), 0)
 
     def _run(self, images: Tensor) -> _Seen:
-        outputs: list[Tensor] = []
         entries: list[Tensor] = []
+        outputs: list[Tensor] = []
 
         def catch(output: Tensor) -> Tensor:
             outputs.append(output.detach().clone())
             return output
 
+        def enter(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+            if len(args) != 1 or given:
+                raise _NoEntry
+            entries.append(args[0].detach().clone())
+
         with ExitStack() as stack:
             if self.entry != self.site.layer:
                 module = self.view.root.get_submodule(self.entry)
-                keep = lambda _, args: entries.append(args[0].detach().clone())  # noqa: E731
-                stack.callback(module.register_forward_pre_hook(keep).remove)
+                stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             logits = self._forward(images, catch)
-        return _Seen(check_logits(logits, len(images)), outputs, (entries or outputs)[-1])
+        if len(entries) > 1:
+            raise _NoEntry
+        return _Seen(check_logits(logits, len(images)), outputs[-1], (entries or outputs)[-1])
 
     def _forward(self, images: Tensor, change: Callable[[Tensor], Tensor], entry: Tensor | None = None) -> Tensor:
-        """Run the network; ``change`` is given what the layer returns, and what it returns goes on. ``entry`` replaces what
-        the block at the place of entry is given."""
+        """Run the network; ``change`` is given what the layer returns in its last run, and what it returns goes on. ``entry``
+        replaces what the block at the place of entry is given."""
+        runs = 0
+
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            nonlocal runs
+            runs += 1
+            return change(output) if runs == self.site.calls else output
+
         with ExitStack() as stack:
-            module = self.view.root.get_submodule(self.site.layer)
-            stack.callback(module.register_forward_hook(lambda _, __, output: change(output)).remove)
+            stack.callback(self.view.root.get_submodule(self.site.layer).register_forward_hook(hook).remove)
             if entry is not None:
                 block = self.view.root.get_submodule(self.entry)
                 stack.callback(block.register_forward_pre_hook(lambda _, __: (entry,)).remove)
-            stack.enter_context(undisturbed(self.view.device))
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(self._units.quietly())
             answer: Tensor = self.view(self.view.load(images))
             return answer
 
     def _find_way(self) -> None:
-        """Try the cheap ways on an image, against the whole network."""
-        image, half = self._images[:1], torch.arange(self.site.units, device=self.view.device) % 2 == 0
+        """Try the cheap ways on two images, against the whole network."""
+        images = self._loudest()
+        seen = self._run(images)
+        half = torch.arange(self.site.units, device=self.view.device) % 2 == 0
         masks = torch.stack([half, ~half, torch.zeros_like(half), half, ~half])
-        rows = torch.zeros(_TRIED, dtype=torch.int64, device=self.view.device)
-        seen = self._run(image)
-        expected = torch.cat([self._without(image, seen, rows[:1], mask[None]) for mask in masks])
-        for linear in self._linear_ends(image, seen):
-            self._linear = linear
-            lost = torch.einsum("ju,nuk->jnk", masks.to(expected), self._contributions(seen))[:, 0]
-            if _same(seen.logits - lost, expected):
-                self.way = "linear"
+        rows = torch.arange(_TRIED, device=self.view.device) % len(images)
+        pairs = [(row[None], mask[None]) for row, mask in zip(rows, masks, strict=True)]
+        expected = torch.cat([self._without(images, seen, row, mask) for row, mask in pairs])
+        for linear in self._linear_ends(images, seen):
+            lost = torch.einsum("ju,nuk->jnk", masks.to(expected), linear.contributions(self.site.read(seen.output)))
+            found = (seen.logits - lost)[torch.arange(_TRIED, device=rows.device), rows]
+            if _same(found, expected) and self._is_linear(linear, images, seen):
+                self._linear, self.way = linear, "linear"
                 return
-        self._linear = None
         if self.view.notices or self._units.drew_random:
             return
         self.way = "tail"
         for entry in self._entries():
             self.entry = entry
             try:
-                if _same(self._without(image, self._run(image), rows, masks), expected):
+                if _same(self._without(images, self._run(images), rows, masks), expected):
                     return
-            except (ExplainError, LookupError, AttributeError):
+            except (ExplainError, _NoEntry):
                 continue  # rows of two images met rows of five, or the block is not given one tensor: not here
         self.way, self.entry = "full", self.site.layer
 
+    def _loudest(self) -> Tensor:
+        """Return the two images, of the first some, on which the layer's output is greatest; one if there is one."""
+        some = self._images[: self._batch_size] if self._batch_size > 1 else self._images[:1]
+        output = self._run(some).output
+        return some[output.abs().flatten(1).mean(1).topk(min(2, len(some))).indices.to(some.device)]
+
+    def _is_linear(self, linear: _Linear, images: Tensor, seen: _Seen) -> bool:
+        """Whether the network is that linear layer for any output of the layer: it is given noise of both signs."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(seen.output.shape, generator=generator).to(seen.output) * seen.output.std()
+        answers = self._forward(images, lambda _: noise)
+        change = linear.contributions(self.site.read(noise)) - linear.contributions(self.site.read(seen.output))
+        return _same(seen.logits + change.sum(1), answers)
+
     def _entries(self) -> Iterator[str]:
-        """Yield the layer's own output, if it runs once, and then the blocks around it from the inside out."""
-        if self.site.calls == 1:
-            yield self.site.layer
+        """Yield the layer's own output, and then the blocks around it from the inside out."""
+        yield self.site.layer
         block = self.site.layer.rpartition(".")[0]
         while block:
             yield block
             block = block.rpartition(".")[0]
 
-    def _contributions(self, seen: _Seen) -> Tensor:
-        assert self._linear is not None
-        return self._linear.contributions(self.site.read(seen.outputs[-1]))
-
-    def _linear_ends(self, image: Tensor, seen: _Seen) -> Iterator[_Linear]:
+    def _linear_ends(self, images: Tensor, seen: _Seen) -> Iterator[_Linear]:
         """Yield what the end of the network would be if its last linear layer saw the output directly."""
         ends: list[tuple[nn.Linear, Tensor, Any]] = []
         with ExitStack() as stack:
@@ -243,11 +274,11 @@ class Tail:
                 if isinstance(module, nn.Linear):
                     keep = lambda m, args, out: ends.append((m, args[0].detach().clone(), out))  # noqa: E731
                     stack.callback(module.register_forward_hook(keep).remove)
-            self._run(image)
+            self._run(images)
         if not ends or not isinstance(ends[-1][2], Tensor) or not torch.equal(ends[-1][2], seen.logits):
             return
         last, given, _ = ends[-1]
-        maps = self.site.read(seen.outputs[-1]).transpose(0, 1).flatten(2)  # (1, U, P)
+        maps = self.site.read(seen.output).transpose(0, 1).flatten(2)  # (n, U, P)
         for mean, flat in ((True, maps.mean(2)), (False, maps.flatten(1))):
             if _same(flat, given):
                 yield _Linear(last.weight.reshape(len(last.weight), maps.shape[1], -1), mean)

@@ -81,6 +81,8 @@ def read_labels(
     Raises:
         ProbeError: a label number that the probe does not have.
     """
+    for one in annotations:
+        _check_annotation(one)
     layers = max((len(one.maps) for one in annotations), default=0)
     small = torch.int16 if concepts < 2**15 else torch.int32
     maps = torch.zeros(len(annotations), size[0] * size[1], layers, dtype=small)
@@ -97,7 +99,7 @@ def read_labels(
     pixels = counted.sum(1)
     pairs = [(i, label - 1) for i, one in enumerate(annotations) for label in sorted(set(one.whole))]
     image, concept = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
-    _check_range(concept + 1, concepts)
+    _check_range(concept + 1, concepts, lowest=1)
     for i, c in pairs:
         if bool(pixels[i, c]):  # what covers the image covers these pixels as well: they must not count twice
             maps[i][maps[i] == c + 1] = 0
@@ -124,16 +126,16 @@ class Tally:
 
     def __init__(self, groups: int, units: int, vocabulary: Vocabulary, device: torch.device) -> None:
         self.vocabulary = vocabulary
+        real = _real(device)
         self.both = torch.zeros(groups, units, len(vocabulary.concepts), dtype=torch.int64, device=device)
-        real = torch.float32 if device.type == "mps" else torch.float64
         self.area = torch.zeros(groups, units, len(vocabulary.kinds), dtype=real, device=device)
         self.labels = torch.zeros(groups, len(vocabulary.concepts), dtype=torch.int64, device=device)
         self.annotated = torch.zeros(groups, len(vocabulary.kinds), dtype=torch.int64, device=device)
 
-    @property
-    def counts(self) -> tuple[Tensor, ...]:
-        """All counts."""
-        return self.both, self.area, self.labels, self.annotated
+    @staticmethod
+    def bytes_for(groups: int, units: int, concepts: int, kinds: int, device: torch.device) -> int:
+        """Return what a tally takes."""
+        return groups * (8 * (units * concepts + concepts + kinds) + _real(device).itemsize * units * kinds)
 
     def add(self, active: Active, labels: Labels, group: Tensor) -> None:
         """Count some images.
@@ -186,6 +188,10 @@ class Tally:
         return found.scatter_add_(1, kind, has.long()) > 0
 
 
+def _real(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def iou(both: Tensor, area: Tensor, labels: Tensor, kind: Tensor) -> Tensor:
     """Return intersection over union ``(..., U, C)`` from counts ``both (..., U, C)``, ``area (..., U, K)`` and ``labels
     (..., C)``; 0 where the union is empty."""
@@ -203,12 +209,21 @@ def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return maps[:, rows][:, :, columns]
 
 
-def _check_range(labels: Tensor, concepts: int) -> None:
+def _check_annotation(one: Annotation) -> None:
+    if one.maps.ndim != 3 or not one.maps[:1].shape[1:].numel() or one.maps.is_floating_point():
+        raise ProbeError(
+            "Label maps must be integer (L, h, w), with at least one pixel",
+            f"{one.maps.dtype} {tuple(one.maps.shape)}",
+            "Add a dimension for the layer; for images without label maps pass (0, h, w).",
+        )
+
+
+def _check_range(labels: Tensor, concepts: int, lowest: int = 0) -> None:
     if not labels.numel():
         return
     low, high = (int(one) for one in labels.aminmax())
-    if low < 0 or high > concepts:
-        wrong = low if low < 0 else high
+    if low < lowest or high > concepts:
+        wrong = low if low < lowest else high
         raise ProbeError("The probe has no concept of that label number", wrong, f"Labels go from 1 to {concepts}.")
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,10 @@ class Units:
     def __init__(self, view: View, layers: Sequence[str] | None, basis: Mapping[str, Tensor] | None = None) -> None:
         self.view = view
         self.layers = None if layers is None else tuple(dict.fromkeys(find(view.root, name) for name in layers))
+        if self.layers == ():
+            raise InputError("No layer was asked for", None, "Name one, or leave layers out for the last spatial one.")
         self.drew_random = False
-        self.given = dict(basis or {})
+        self.given = {find(view.root, name): one for name, one in (basis or {}).items()}
         self.basis: dict[str, Tensor] = {}
         self._sites: dict[tuple[int, ...], dict[str, Site]] = {}
 
@@ -152,26 +154,33 @@ class Units:
             for name in sites:
                 hook = lambda module, _, output, name=name: catch(name, output)  # noqa: E731
                 stack.callback(self.view.root.get_submodule(name).register_forward_hook(hook).remove)
-            stack.enter_context(undisturbed(self.view.device))
-            stack.enter_context(torch.no_grad())
-            if self.drew_random:
-                stack.enter_context(torch.random.fork_rng(devices=cards()))
+            stack.enter_context(self.quietly())
             stack.enter_context(suppress(_Enough))
             self.view(self.view.load(images))
         return caught
 
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """No gradients, whatever the caller is in; and his random numbers stay as they are."""
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self.view.device))
+            stack.enter_context(torch.no_grad())
+            if self.drew_random:
+                stack.enter_context(torch.random.fork_rng(devices=cards()))
+            yield
+
     def _check_basis(self, sites: Mapping[str, Site]) -> None:
         for name, basis in self.given.items():
-            known = find(self.view.root, name)
-            if known not in sites:
+            if name not in sites:
                 raise InputError("There is a basis for a layer that is not dissected", repr(name), "Add it to layers.")
-            if basis.ndim != 2 or basis.shape[1] != sites[known].units:
+            fits = isinstance(basis, Tensor) and basis.ndim == 2 and basis.shape[1] == sites[name].units
+            if not fits or not len(basis) or not bool(basis.isfinite().all()):
                 raise InputError(
-                    f"The basis of layer {name!r} does not fit its {sites[known].units} units",
-                    tuple(basis.shape),
-                    "Pass a tensor (V, U): each row is one combination of the U units.",
+                    f"The basis of layer {name!r} does not fit its {sites[name].units} units",
+                    tuple(basis.shape) if isinstance(basis, Tensor) else type(basis).__name__,
+                    "Pass a finite tensor (V, U): each row is one combination of the U units.",
                 )
-            self.basis[known] = basis
+            self.basis[name] = basis
 
 
 def _site(name: str, trace: Trace) -> Site:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from explain.digest import feed_tensor
 from explain.errors import ProbeError
 
 from ..decode import FORMATS, MAX_PIXELS, decode
@@ -155,12 +156,6 @@ def pictures_of(images: Any) -> tuple[Pictures, tuple[str, ...] | None]:
         return TensorPictures(images), None
     fix = "Pass an image set, a float tensor (N, C, H, W) or a list of (C, H, W); workbench.read_images reads files."
     raise ImageError("these are no images", type(images).__name__, fix)
-
-
-def feed_tensor(state: _Hash, tensor: Tensor) -> None:
-    """Add type, shape and content of a tensor."""
-    state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
 def fitted(image: Tensor, size: tuple[int, int] | None, channels: int | None) -> Tensor:

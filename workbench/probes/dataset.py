@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from explain.digest import feed_tensor
 from explain.dissection.probe import Annotation
 from explain.errors import ProbeError
 
@@ -26,7 +27,7 @@ from ..decode import decode
 from ..errors import ImageError, OptionError
 from ..resize import with_channels
 from ._base import BaseProbe, check_concepts, check_ids, evenly
-from ._pictures import Size, TensorPictures, check_channels, feed_tensor, fitted, pair, reading
+from ._pictures import Size, TensorPictures, check_channels, fitted, pair, reading
 
 if TYPE_CHECKING:
     from hashlib import _Hash

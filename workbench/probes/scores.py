@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from explain.digest import feed_tensor
 from explain.dissection.probe import Annotation
 from explain.errors import NotApplicable
 
 from ..errors import ImageError
 from ..folders import find
 from ._base import BaseProbe, Skipped, check_concepts, check_ids, evenly, nothing_left
-from ._pictures import FilePictures, Recipe, Size, feed_tensor, header_size, pictures_of
+from ._pictures import FilePictures, Recipe, Size, header_size, pictures_of
 from ._tables import inside, read_table
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from explain.dissection.probe import Annotation
 from explain.errors import ProbeError
+from explain.fingerprint import fingerprint
 
 from ..errors import OptionError
 from ._base import BaseProbe, check_concepts, check_ids
-from ._fingerprint import fingerprint
 from ._pictures import pictures_of
 
 if TYPE_CHECKING:

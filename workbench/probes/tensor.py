@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from explain.digest import feed_tensor
 from explain.dissection.probe import Annotation
 
 from ..errors import ImageError, OptionError
 from ._base import BaseProbe, check_concepts, check_ids
-from ._pictures import Size, feed_tensor, fitted, pair, pictures_of
+from ._pictures import Size, fitted, pair, pictures_of
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -26,17 +26,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..models.vision import content_digest
-from ._pictures import feed_tensor
+from explain.digest import content_digest, feed_tensor
 
 _INTERNAL = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
-def fingerprint(module: nn.Module, salt: str) -> tuple[str, tuple[str, ...]]:
-    """Return a sha256 over what a module computes with, in hex, and the names of what could not be taken into it."""
+def fingerprint(value: nn.Module | type, salt: str = "") -> tuple[str, tuple[str, ...]]:
+    """Return a sha256 over what a module or a class computes with, in hex, and the names of what could not be taken into it."""
     found = _Fingerprint(salt)
-    found.add("module", module)
+    found.add("module", value)
     return found.state.hexdigest(), tuple(found.unknown)
 
 
@@ -81,9 +80,9 @@ class _Fingerprint:
         elif isinstance(value, FunctionType | type):
             self._definition(name, value)
         elif isinstance(value, ModuleType | BuiltinFunctionType):
-            self.state.update(
-                _version(value.__name__ if isinstance(value, ModuleType) else str(value.__module__)).encode()
-            )
+            self.state.update(value.__name__.encode())
+            home = value.__name__ if isinstance(value, ModuleType) else str(value.__module__)
+            self.state.update(_version(home).encode())
         else:
             try:
                 self.state.update(pickle.dumps(value))
