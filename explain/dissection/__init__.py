@@ -6,11 +6,14 @@ role of individual units in a deep neural network", PNAS 2020. Start reading at 
 ==============  ===========================================================================
 ``probe``       what is asked of a concept-annotated set of images
 ``units``       a layer's output as maps, one per unit, whatever the layout
+``options``     what decides the result, checked before anything runs
 ``field``       where the positions of a map lie on the image: receptive fields, measured
+``positions``   what they are measured in: every operator as it treats positions
 ``quantile``    exact thresholds from values that are not kept
 ``grid``        the pixels on which a unit is active
 ``tally``       counting them against the concepts
 ``run``         the two passes
+``gathered``    what one layer has gathered on the way
 ``journal``     results by content, and states of long runs
 ``estimate``    what a run would take
 ``results``     the tables

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from explain.dissection.gathered import group_count
 from explain.dissection.options import Options, check_count, check_probe
 from explain.dissection.probe import Probe
 from explain.dissection.quantile import TopValues, rank_from_top
-from explain.dissection.run import Run, group_count
+from explain.dissection.run import Run
 from explain.dissection.tally import Tally
 from explain.dissection.units import Units
 from explain.view import private_view

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from explain.dissection.field import Field, fields
+from explain.dissection.gathered import Gathered, group_count
 from explain.dissection.grid import Grid
 from explain.dissection.journal import Journal
 from explain.dissection.options import Options, check_image, nothing_read
@@ -25,70 +26,7 @@ from explain.errors import ProbeError
 
 Progress = Callable[[int, int, str], None]
 
-_MOST_GROUPS, _FEWEST_GROUPS = 64, 10
-_GROUP_MEMORY = 1 << 28  # bytes per layer for counts that are kept apart by groups
 _NO_LABELS = torch.zeros(0, 1, 1, dtype=torch.int64)
-
-
-def group_count(images: int, units: int, concepts: int) -> int:
-    """Return into how many groups images are divided for the intervals."""
-    return min(images, max(_FEWEST_GROUPS, min(_MOST_GROUPS, _GROUP_MEMORY // (8 * units * concepts))))
-
-
-class _Layer:
-    """What one layer has gathered so far."""
-
-    def __init__(self, units: int, positions: int, images: int, vocabulary: Vocabulary, run: Run) -> None:
-        options, device = run.options, run.device
-        self.values = TopValues(
-            units, rank_from_top(options.quantile, positions) + 1, device, run.memory // 4, run.folder
-        )
-        self.top_values = torch.full((units, 0), 0.0, device=device)
-        self.top_images = torch.zeros(units, 0, dtype=torch.int64, device=device)
-        self.floor = torch.full((units,), torch.inf, device=device)
-        self.most = options.top
-        self.thresholds: Tensor | None = None
-        self.tally = Tally(group_count(images, units, len(vocabulary.concepts)), units, vocabulary, device)
-        self.null = Tally(run.permutations, units, vocabulary, device)
-
-    def see(self, maps: Tensor, images: Tensor) -> None:
-        """Take in the maps ``(U, N, h, w)`` of ``images`` ``(N,)``."""
-        flat = maps.flatten(1)
-        self.values.add(flat)
-        peak, low = maps.amax((2, 3)), flat.amin(1)
-        self.floor = torch.minimum(self.floor, low)
-        values = torch.cat([self.top_values, peak], 1)
-        places = torch.cat([self.top_images, images.to(peak.device).expand(len(peak), -1)], 1)
-        # Sorted by image first, so that of equal peaks the image with the lowest number counts, in whatever order they come.
-        order = places.argsort(1)
-        values, places = values.gather(1, order), places.gather(1, order)
-        order = values.argsort(dim=1, descending=True, stable=True)[:, : self.most]
-        self.top_values, self.top_images = values.gather(1, order), places.gather(1, order)
-
-    def state(self) -> dict[str, Any]:
-        """Return what has to be saved to go on later."""
-        found: dict[str, Any] = {"top_values": self.top_values, "top_images": self.top_images, "floor": self.floor}
-        if self.thresholds is None:
-            return {**found, **self.values.state()}
-        tallies = {
-            f"{name}.{part}": getattr(tally, part)
-            for name, tally in (("tally", self.tally), ("null", self.null))
-            for part in ("both", "area", "labels", "annotated")
-        }
-        return {**found, "thresholds": self.thresholds, **tallies}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        device = self.floor.device
-        for name in ("top_values", "top_images", "floor"):
-            setattr(self, name, state[name].to(device))
-        if "thresholds" not in state:
-            self.values.restore(state)
-            return
-        self.thresholds = state["thresholds"].to(device)
-        for name, tally in (("tally", self.tally), ("null", self.null)):
-            for part in ("both", "area", "labels", "annotated"):
-                setattr(tally, part, state[f"{name}.{part}"].to(device))
 
 
 class Run:
@@ -149,10 +87,7 @@ class Run:
         self.maps_bytes = bytes_
         self.in_memory = bytes_ <= memory
         first = self.sites(probe.size(self._order[0]))
-        self.layers = {
-            name: _Layer(self._width(name, site), self.positions[name], len(probe), self.vocabulary, self)
-            for name, site in first.items()
-        }
+        self.layers = {name: self._gathered(name, self._width(name, site)) for name, site in first.items()}
 
     def sites(self, size: tuple[int, int]) -> dict[str, Site]:
         """Return where units are read on images of a size."""
@@ -199,9 +134,7 @@ class Run:
         """
         self._check_read()
         for layer in self.layers.values():
-            if layer.thresholds is None:
-                layer.thresholds = layer.values.thresholds(self.options.quantile)
-                del layer.values
+            layer.fix(self.options.quantile)
 
     def second_pass(self, numbers: Iterable[int]) -> None:
         """Tally some batches."""
@@ -275,6 +208,16 @@ class Run:
         except ProbeError as error:
             self.skipped[index] = str(error)
             return None
+
+    def _gathered(self, name: str, units: int) -> Gathered:
+        keep = rank_from_top(self.options.quantile, self.positions[name]) + 1
+        groups = group_count(len(self.probe), units, len(self.vocabulary.concepts))
+        return Gathered(
+            TopValues(units, keep, self.device, self.memory // 4, self.folder),
+            Tally(groups, units, self.vocabulary, self.device),
+            Tally(self.permutations, units, self.vocabulary, self.device),
+            self.options.top,
+        )
 
     def _width(self, name: str, site: Site) -> int:
         return len(self.units.basis[name]) if name in self.units.basis else site.units
