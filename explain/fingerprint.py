@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from explain.digest import content_digest, feed_tensor
+from explain.digest import content_digest, feed_tensor, own_values
 
 _INTERNAL = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -94,7 +94,7 @@ class _Fingerprint:
         for path, layer in module.named_modules():
             self._seen[id(layer)] = layer
             self.add(f"{name}.{path}", type(layer))
-            for key, value in sorted(vars(layer).items()):
+            for key, value in sorted(own_values(layer).items()):
                 if key not in _INTERNAL:
                     self.add(f"{name}.{path}.{key}", list(value.values()) if key.startswith("_forward") else value)
 

@@ -228,6 +228,72 @@ def interpret(
 
 
 @app.command()
+def dissect(
+    model: Model,
+    probe: Annotated[
+        str,
+        typer.Option(
+            help="shapes; a folder in Broden's layout; one with images/, masks/, concepts.csv; a CSV or .npy of scores."
+        ),
+    ] = "shapes",
+    layers: Annotated[
+        str | None, typer.Option(help="Comma-separated; otherwise a few over the depth, to the last with space.")
+    ] = None,
+    quantile: Annotated[float, typer.Option(help="Share of its values for which a unit counts as active.")] = 0.005,
+    iou_threshold: Annotated[float, typer.Option(help="A unit with a greater IoU is a detector.")] = 0.04,
+    permutations: Annotated[int, typer.Option(help="How often annotations are dealt out anew, for chance.")] = 3,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another model, random (untrained) or rotated; may be repeated.")
+    ] = None,
+    ablate: Annotated[
+        bool | None, typer.Option("--ablate/--no-ablate", help="Remove units; default: if classes are known.")
+    ] = None,
+    attack: Annotated[bool, typer.Option("--attack", help="Say which units PGD moves.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and tables.")] = Path("dissection"),
+    cache: Annotated[Path | None, typer.Option(help="Folder of results, to go on from; OUT/cache otherwise.")] = None,
+    memory: Annotated[int, typer.Option(help="Megabytes that activations may take.", min=1)] = 1024,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    estimate_for: Annotated[
+        int | None, typer.Option("--images", help="With --dry-run: for so many images, besides.", min=1)
+    ] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    stem: Stem = None,
+    head_activation: HeadActivation = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    as_json: Json = False,
+) -> None:
+    """Say which concept each unit of some layers detects, how well, how sure that is, and what breaks without it."""
+    from . import dissect_command
+
+    options = {
+        "quantile": quantile, "iou_threshold": iou_threshold, "permutations": permutations, "seed": seed,
+        "memory": memory * 1_000_000,
+    }  # fmt: skip
+    dissect_command.dissect(
+        dissect_command.Request(
+            model,
+            probe,
+            layers,
+            tuple(compare or ()),
+            options,
+            ablate,
+            attack,
+            out,
+            cache,
+            limit,
+            estimate_for,
+            as_json,
+        ),
+        lambda source: load_model(source, device, stem, head_activation, input_size, mean, std),
+        dry_run,
+    )
+
+
+@app.command()
 def attack(
     model: Model,
     images: Images,

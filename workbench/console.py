@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,32 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
     with bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what or title)
+
+
+@contextmanager
+def gently(progress: Callable[[int, int, str], None] | None) -> Iterator[Callable[[int, int, str], None]]:
+    """Let Ctrl-C end the batch before it ends the run, so that the state which is saved is a whole one; a second one ends it
+    at once."""
+    stop = threading.Event()
+
+    def asked(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    def tick(done: int, total: int, what: str) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if progress is not None:
+            progress(done, total, what)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, asked) if main else None
+    try:
+        yield tick
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def print_notices(model: VisionModel | ImageModel, images: ImageSet) -> None:

@@ -20,6 +20,11 @@ model and the images. Nothing here imports torch: the shell of a page paints fir
 ``pixel``      a picture to click on, and what the chosen pixel does
 ``fooled``     its part on attacks: the nearest adversarial picture, and what moved
 ``enlarging``  its last part: a network that returns pictures, one pixel of its answer at a time
+``dissect``    the page "Dissect": choose, run, look
+``dissected``  its result: how many units of which layer look for what
+``units``      one unit at a time, and those that fire on a picture
+``removed``    its part on what breaks without units
+``moved``      its last part: which units an attack moves
 ``pictures``   one image as a file, a thumbnail, a line of predictions
 ``recipe``     "copy as Python"
 =============  ============================================================================
@@ -29,9 +34,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from . import engine, explain, linear, sidebar
+from . import dissect, engine, explain, linear, sidebar
 
-_EXPLAIN, _LINEAR = ":material/visibility:", ":material/function:"
+_EXPLAIN, _LINEAR, _DISSECT = ":material/visibility:", ":material/function:", ":material/category:"
 
 
 def main() -> None:
@@ -42,5 +47,6 @@ def main() -> None:
     pages = [
         st.Page(lambda: explain.page(chosen), title="Explain", icon=_EXPLAIN, url_path="explain", default=True),
         st.Page(lambda: linear.page(chosen), title="Linear", icon=_LINEAR, url_path="linear"),
+        st.Page(lambda: dissect.page(chosen), title="Dissect", icon=_DISSECT, url_path="dissect"),
     ]
     st.navigation(pages).run()

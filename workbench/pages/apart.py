@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from . import fooled, pixel
-from .pictures import chart, png, strip, truth
+from .pictures import chart, pick, png, strip, truth
 from .text import count, plain
 
 if TYPE_CHECKING:
@@ -23,19 +22,14 @@ if TYPE_CHECKING:
     from ..models import VisionModel
     from .loading import Photos
 
-_THUMBNAIL = 48
 _PATTERNS, _FAINT = 4, 0.005  # at most so many, of at least that share of the energy
 _SAME = 1e-4  # |J − A| / |A| below which A counts as the Jacobian
 _SOUND = 1e-3  # of the largest logit: a float32 network of a hundred layers stays below
 
-_STYLE = f"""<style>
-[class*="st-key-linear-picture"] button {{ height: auto; padding: 3px; border-radius: .4rem; border-width: 2px; }}
-[class*="st-key-linear-picture"] button img {{
-  height: {_THUMBNAIL}px !important; max-height: none !important; width: auto; border-radius: .2rem;
-}}
-[class*="st-key-linear-sum"] [data-testid="stMetricValue"] {{ font-size: 1.35rem; }}
-[class*="st-key-linear-sum"] [data-testid="stMarkdown"] p {{ font-size: 1.2rem; line-height: 1.9; }}
-.stMainBlockContainer h3 {{ font-size: 1.05rem; padding: .3rem 0 .4rem; }}
+_STYLE = """<style>
+[class*="st-key-linear-sum"] [data-testid="stMetricValue"] { font-size: 1.35rem; }
+[class*="st-key-linear-sum"] [data-testid="stMarkdown"] p { font-size: 1.2rem; line-height: 1.9; }
+.stMainBlockContainer h3 { font-size: 1.05rem; padding: .3rem 0 .4rem; }
 </style>"""
 
 
@@ -60,13 +54,18 @@ class Shown:
     fooled: dict[int, Interpretation] = field(default_factory=dict)
     pictures: dict[tuple[object, ...], bytes] = field(default_factory=dict)
 
+    @property
+    def images_told(self) -> str:
+        """The images in words."""
+        return count(len(self.photos.images), "image")
+
 
 def draw(shown: Shown) -> None:
     """Draw the choice of a picture, and everything that is known about it."""
     st.html(_STYLE)
     for note in (*shown.photos.notices, *shown.photos.images.notices, *shown.found.lens.notes):
         st.caption(f":material/info: {plain(note)}")
-    index = _choose(shown)
+    index = pick(shown.photos.images, f"linear-picture {shown.key}", shown.pictures)
     st.html(_headline(shown, index))
     pixel.section(shown, index)
     _sources(shown, index)
@@ -76,33 +75,6 @@ def draw(shown: Shown) -> None:
     fooled.section(shown, index)
     st.header("Take it home", anchor=False)
     _home(shown)
-
-
-def _choose(shown: Shown) -> int:
-    """Draw the thumbnails; return the position of the chosen one."""
-    images = shown.photos.images
-    if len(images) == 1:
-        return 0
-
-    def label(index: int) -> str:
-        address = "data:image/png;base64," + base64.b64encode(_thumbnail(shown, index)).decode()
-        return f"![{plain(images.ids[index])}]({address})"
-
-    chosen = st.pills(
-        "Picture", range(len(images)), format_func=label, default=0, required=True, key=f"linear-picture {shown.key}",
-        label_visibility="collapsed", persist_state="session",
-    )  # fmt: skip
-    return chosen or 0
-
-
-def _thumbnail(shown: Shown, index: int) -> bytes:
-    from ..report import figures
-
-    if (key := ("thumbnail", index)) not in shown.pictures:
-        rgb = figures.to_rgb(shown.photos.images.images[index])
-        large = max(rgb.shape) > 2 * _THUMBNAIL
-        shown.pictures[key] = figures.to_png_bytes(rgb, 2 * _THUMBNAIL) if large else png(rgb, _THUMBNAIL)
-    return shown.pictures[key]
 
 
 def _headline(shown: Shown, index: int) -> str:

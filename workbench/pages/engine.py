@@ -18,6 +18,8 @@ _NEEDED = (
     "workbench.report.figures",
     "workbench.report.clickable",
     "workbench.interpretation",
+    "workbench.probes",
+    "workbench.report.dissection",
 )
 _lock = threading.Lock()
 _thread: threading.Thread | None = None

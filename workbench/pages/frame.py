@@ -15,7 +15,7 @@ import streamlit as st
 
 from . import engine, jobs, loading, modelcard
 from .loading import Loaded, Photos
-from .text import count, errors_shown, plain, show_error
+from .text import errors_shown, plain, show_error
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -28,7 +28,11 @@ class Result(Protocol):
     """What a page keeps of a run: at least which model and which images it belongs to."""
 
     model: VisionModel
-    photos: Photos
+
+    @property
+    def images_told(self) -> str:
+        """The images in words, such as "8 images"."""
+        ...
 
 
 R = TypeVar("R", bound=Result)
@@ -56,8 +60,10 @@ def page(title: str, about: str, choice: Choice, work: Callable[[Choice, Loaded,
         if not engine.is_ready():
             with place.container():
                 _waiting()
-            engine.wait()
-            place.empty()
+            try:
+                engine.wait()
+            finally:
+                place.empty()
         loaded = _model(choice.model)
         photos = None if loaded is None else _photos(choice.images, loaded)
         if loaded is None or photos is None:
@@ -87,7 +93,7 @@ def latest(results: OrderedDict[str, R], key: str) -> R:
         results.move_to_end(key)
     newest = next(reversed(results.values()))
     if key not in results:
-        made = f"with {plain(newest.model.name)} on {count(len(newest.photos.images), 'image')}"
+        made = f"with {plain(newest.model.name)} on {newest.images_told}"
         st.warning(
             f"The choices above have changed since this was made, {made}. Run to see what they give.", icon=_STALE
         )

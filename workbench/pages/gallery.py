@@ -45,6 +45,11 @@ class Shown:
     measured: Measured | None = None
     pictures: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
 
+    @property
+    def images_told(self) -> str:
+        """The images in words."""
+        return count(len(self.photos.images), "image")
+
 
 def draw(shown: Shown) -> None:
     """Draw legend, notices, and the images page by page."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from ..errors import WorkbenchError
+from ..unit_layers import layers_with_units
 from . import uploads
 from .sidebar import ImageChoice, ModelChoice
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..images import ImageSet
     from ..models import VisionModel
+    from ..probes import TensorProbe
 
 Options = tuple[tuple[str, Any], ...]
 """What the person overrode, as sorted pairs: keywords of ``wb.load``; the preset's fields go into its ``preset``."""
@@ -37,6 +39,7 @@ class Loaded:
     Attributes:
         model: the model.
         layers: its layers that a class activation map can be made from, in the order of the network.
+        dissectable: its layers that have units: channels over space or over tokens, or plain numbers.
         automatic_layer: the one they are made from unless told otherwise; ``None`` when none fits.
         inapplicable: method name -> why it has no meaning on this network, found by trying each on a grey image.
         options: what the person overrode.
@@ -44,6 +47,7 @@ class Loaded:
 
     model: VisionModel
     layers: tuple[explain.Layer, ...]
+    dissectable: tuple[explain.Layer, ...]
     automatic_layer: str | None
     inapplicable: dict[str, str]
     options: Options
@@ -130,9 +134,21 @@ def _looked_at(model: VisionModel, options: Options) -> Loaded:
     import explain
 
     grey = torch.full((1, *model.input_size), 0.5)
-    layers = tuple(layer for layer in model.layers() if layer.spatial)
+    spatial = tuple(layer for layer in model.layers() if layer.spatial)
     tried = explain.explain(model, grey, 0, tuple(explain.METHODS), skip_inapplicable=True)
-    return Loaded(model, layers, model.default_layer, dict(tried.skipped), options)
+    return Loaded(model, spatial, layers_with_units(model), model.default_layer, dict(tried.skipped), options)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def generated(count: int, split: str, size: tuple[int, int], channels: int) -> TensorProbe:
+    """Return ``count`` generated shapes whose concepts are known, as large and as colourful as a model takes them.
+
+    Raises:
+        OptionError: pictures cannot have so many channels.
+    """
+    from ..probes import shapes_probe
+
+    return shapes_probe(count, split, size=size, channels=channels)
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)

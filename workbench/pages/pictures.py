@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
+
+from .text import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +21,13 @@ if TYPE_CHECKING:
 
 _TOP = 3
 _SMALLEST = 256
+_THUMBNAIL = 48
+_THUMBNAILS = f"""<style>
+[class*="st-key-KEY"] button {{ height: auto; padding: 3px; border-radius: .4rem; border-width: 2px; }}
+[class*="st-key-KEY"] button img {{
+  height: {_THUMBNAIL}px !important; max-height: none !important; width: auto; border-radius: .2rem;
+}}
+</style>"""
 
 
 def chart(figure: go.Figure, key: str, alt: str) -> None:
@@ -41,9 +51,42 @@ def png(picture: np.ndarray, smallest: int = _SMALLEST) -> bytes:
     return file.getvalue()
 
 
-def strip(pictures: Sequence[tuple[bytes, str, str]], width: int) -> None:
+def pick(images: ImageSet, key: str, made: dict[Any, bytes]) -> int:
+    """Draw thumbnails of which one is chosen, if there are several; return its position.
+
+    Args:
+        images: the pictures.
+        key: of the widget.
+        made: keeps the thumbnails.
+    """
+    if len(images) == 1:
+        return 0
+
+    def label(index: int) -> str:
+        address = "data:image/png;base64," + base64.b64encode(_thumbnail(images, index, made)).decode()
+        return f"![{plain(images.ids[index])}]({address})"
+
+    st.html(_THUMBNAILS.replace("KEY", key.partition(" ")[0]))
+    chosen = st.pills(
+        "Picture", range(len(images)), format_func=label, default=0, required=True, key=key,
+        label_visibility="collapsed", persist_state="session",
+    )  # fmt: skip
+    return chosen or 0
+
+
+def _thumbnail(images: ImageSet, index: int, made: dict[Any, bytes]) -> bytes:
+    from ..report import figures
+
+    if (key := ("thumbnail", images.digest, index)) not in made:
+        rgb = figures.to_rgb(images.images[index])
+        large = max(rgb.shape) > 2 * _THUMBNAIL
+        made[key] = figures.to_png_bytes(rgb, 2 * _THUMBNAIL) if large else png(rgb, _THUMBNAIL)
+    return made[key]
+
+
+def strip(pictures: Sequence[tuple[bytes, str, str]], width: int, gap: Literal["small", "medium"] = "medium") -> None:
     """Draw small pictures side by side: each a PNG file, the Markdown below it, and its alternative text."""
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap=gap):
         for file, caption, alt in pictures:
             # The container has the width; given to the picture, Streamlit would encode it again.
             with st.container(width=width, gap="xsmall"):
