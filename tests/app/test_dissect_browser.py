@@ -59,6 +59,7 @@ def test_a_click_on_a_unit_shows_its_pictures(context: BrowserContext, server: s
     assert errors == []
 
 
+@pytest.mark.slow
 def test_cancel_leaves_no_trace_and_choices_outlive_a_visit_to_another_page(
     context: BrowserContext, server: str
 ) -> None:

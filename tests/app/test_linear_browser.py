@@ -58,6 +58,7 @@ def test_a_click_on_a_pixel_and_on_a_picture(context: BrowserContext, server: st
     assert errors == []
 
 
+@pytest.mark.slow
 def test_cancel_leaves_no_trace_and_choices_outlive_a_visit_to_the_other_page(
     context: BrowserContext, server: str
 ) -> None:

@@ -98,6 +98,7 @@ def test_squeezenet_on_small_images(centres: Look) -> None:
     assert centres(model, "features.9.expand3x3", (96, 96))[0] == (15, 16)
 
 
+@pytest.mark.slow
 def test_even_kernels_and_paddings_that_shift(centres: Look, reference: Any) -> None:
     for kernel, stride, padding in itertools.product((1, 2, 3, 4, 5), (1, 2, 3), (0, 1, 2)):
         rows, columns, measured = centres(nn.Sequential(nn.Conv2d(3, 2, kernel, stride, padding)), "0", (40, 56))

@@ -190,6 +190,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_files(tmp_path: Path) -> None:
     """Killed while it writes a state, then while it writes the result: the third goes on, and finds what one run finds."""
 
