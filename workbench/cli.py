@@ -397,7 +397,9 @@ def report(
 @app.command()
 def study(
     name: Annotated[str | None, typer.Argument(help="Which one; left out, they are listed.", metavar="[NAME]")] = None,
-    limit: Annotated[int, typer.Option(help="Images per network.", min=1)] = 200,
+    limit: Annotated[
+        int | None, typer.Option(help="Images per network; the protocol's number otherwise.", min=1)
+    ] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table as CSV.", metavar="FILE.csv")] = None,
     as_json: Json = False,
@@ -418,7 +420,7 @@ def study(
     if not as_json:
         typer.echo(f"Claim: {chosen.claim}\nSource: {chosen.source}\nProtocol: {chosen.protocol}\n")
     with progress_bar("Measuring", as_json) as progress:
-        found = chosen.run(limit, seed, progress=progress)
+        found = chosen.run(**({} if limit is None else {"n": limit}), seed=seed, progress=progress)
     if out is not None:
         found.table.to_csv(out, index=False)
     if as_json:

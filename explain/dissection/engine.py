@@ -202,7 +202,7 @@ def _bootstrap(tally: Tally, options: Options) -> dict[str, Tensor]:
         union = tally.area[:, part] + tally.labels[:, chosen].to(weights) - both
         both, union = (torch.einsum("bg,guk->buk", weights, one) for one in (both, union))
         values = both / union.clamp(min=1)
-        low[part], high[part] = values.quantile(0.025, dim=0), values.quantile(0.975, dim=0)
+        low[part], high[part] = values.quantile(values.new_tensor([0.025, 0.975]), dim=0)
         kept[:, part] = values.gather(2, first[part, None].expand(len(values), -1, 1))[..., 0].float()
     return {"low": low, "high": high, "replicates": kept}
 

@@ -34,7 +34,7 @@ TIMES = 10
 REMOVED = 8  # one unit in so many
 _DRAWS = 10
 _TITLES = (
-    "Detectors of units, unique concepts, and mean IoU, in %, each with its 95 % interval; three draws of weights or rotations",
+    "Detectors, unique concepts, mean IoU in %: trained with 95 % intervals; untrained and rotated with the range of three draws",
     "What units detect: share of all units, %",
     "Attainable IoU: what a perfect unit could reach at this quantile, and the best one that there is, %",
     "Claims",
@@ -162,21 +162,18 @@ def summarise(table: pd.DataFrame, ceilings: pd.DataFrame, findings: Sequence[Fi
     import pandas as pd
 
     counts, kinds = [], []
-    for (name, layer), group in table.groupby(["model", "layer"], sort=False):
-        row = {"network": name, "layer": layer, "units": int(group["units"].iloc[0])}
-        shares = {"network": name, "layer": layer}
-        for basis, some in group.groupby("basis", sort=False):
-            one = some.iloc[0]
-            for what, scale in (("detectors", 1), ("unique", 1), ("iou", 100)):
-                text = f"{scale * some[what].mean():.3g}"
-                if len(some) == 1:
-                    text += f" ({scale * one[f'{what}_low']:.3g}–{scale * one[f'{what}_high']:.3g})"
-                row[f"{what}\n{basis}"] = text
-            if basis == "trained":
-                row["chance\nIoU"] = f"{100 * one['chance']:.2g}"
-                shares |= {kind: f"{one[f'share {kind}']:.0%}" for kind in _kinds(table)}
-        counts.append(row)
-        kinds.append(shares)
+    for (name, layer, basis), some in table.groupby(["model", "layer", "basis"], sort=False):
+        one = some.iloc[0]
+        row = {"network": name, "layer": layer, "basis": basis, "units": int(one["units"])}
+        for what, title, scale in (("detectors", "detectors", 1), ("unique", "unique", 1), ("iou", "mean IoU", 100)):
+            low, high = (
+                (some[what].min(), some[what].max()) if len(some) > 1 else (one[f"{what}_low"], one[f"{what}_high"])
+            )
+            row[title] = f"{scale * some[what].mean():.3g} ({scale * low:.3g}–{scale * high:.3g})"
+        counts.append({**row, "chance": f"{100 * some['chance'].mean():.2g}"})
+        if basis == "trained":
+            shares = {kind: f"{one[f'share {kind}']:.0%}" for kind in _kinds(table)}
+            kinds.append({"network": name, "layer": layer, **shares})
     attainable = []
     for category, group in ceilings.groupby("category", sort=False):
         low, high = group["ceiling"].min(), group["ceiling"].max()
