@@ -90,7 +90,7 @@ def test_the_terminal_shows_a_table_and_an_honest_sentence(written: tuple[Path, 
     assert sum(line.startswith(("random", "rotated")) for line in done.stdout.splitlines()) == 4
     flat = " ".join(done.stdout.split())
     assert "of 64 units of relu6" in flat
-    assert "where a perfect unit would reach" in flat
+    assert "attainable by its size" in flat
     assert "by chance 95 % of units stay below" in flat
     assert "20 images are few" in " ".join(done.stderr.split())
 

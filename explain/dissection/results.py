@@ -150,9 +150,17 @@ class LayerDissection:
     @property
     def ceiling(self) -> Tensor:
         """float64 ``(C,)``: the IoU that a perfect unit could reach: active on a share q of the pixels, it cannot overlap a
-        concept of share f by more than min(q, f) / max(q, f)."""
+        concept of share f by more than min(q, f) / max(q, f). Nominal: a unit's share of the label maps' pixels is about that
+        of its own positions."""
         q = torch.full_like(self.share, self.quantile)
         return torch.minimum(q, self.share) / torch.maximum(q, self.share).clamp(min=1e-300)
+
+    @property
+    def attainable(self) -> Tensor:
+        """float64 ``(U, C)``: the ceiling for each unit, by the pixels on which it really is active: the IoU if they lay in
+        the best places."""
+        area, pixels = self.area.double()[:, self.vocabulary.kind], self.labels.double()
+        return torch.minimum(area, pixels) / torch.maximum(area, pixels).clamp(min=1)
 
     def count(self) -> Interval:
         """Return the number of detectors with its interval, every unit's concept held fixed."""
@@ -217,8 +225,8 @@ class Dissection(Mapping[str, LayerDissection]):
         """Return one row per unit.
 
         Columns: ``layer, unit, threshold, category, concept, iou, low, high, ceiling, p_value, detector, dead``. ``low`` and
-        ``high`` are the 95 % interval of ``iou``, ``ceiling`` what a perfect unit could reach for that concept. Units that are
-        active nowhere have no concept.
+        ``high`` are the 95 % interval of ``iou``, ``ceiling`` what the unit would reach if its active pixels lay in the best
+        places. Units that are active nowhere have no concept.
         """
         import pandas as pd
 
@@ -304,7 +312,7 @@ def _units(one: LayerDissection) -> pd.DataFrame:
             "iou": one.best.tolist(),
             "low": one.low.gather(1, kind)[:, 0].tolist(),
             "high": one.high.gather(1, kind)[:, 0].tolist(),
-            "ceiling": one.ceiling[concept].tolist(),
+            "ceiling": one.attainable.gather(1, concept[:, None])[:, 0].tolist(),
             "p_value": one.p_value.tolist(),
             "detector": one.detectors.tolist(),
             "dead": dead,

@@ -165,7 +165,7 @@ def test_a_unit_shows_its_pictures_and_its_rivals(dissection: Open) -> None:
     kind = int(one.vocabulary.kind[number])
     assert [metric.value for metric in page.metric] == [
         f"{float(one.best[7]):.3f}", f"{float(one.low[7, kind]):.2f}–{float(one.high[7, kind]):.2f}",
-        f"{float(one.ceiling[number]):.3f}", f"{float(one.p_value[7]):.2g}",
+        f"{float(one.attainable[7, number]):.3f}", f"{float(one.p_value[7]):.2g}",
     ]  # fmt: skip
     rivals = table(page, "What unit 7 may look for")
     values, concepts = one.iou[7].topk(4)

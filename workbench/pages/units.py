@@ -106,8 +106,8 @@ def _one(shown: Shown, layer: LayerDissection, unit: int) -> None:
         st.metric("IoU", f"{float(layer.best[unit]):.3f}", help=interval, width="content")
         st.metric("95 % interval", f"{low:.2f}–{high:.2f}", width="content") if interval else None
         st.metric(
-            "Ceiling", f"{float(layer.ceiling[number]):.3f}", width="content",
-            help="The IoU of a perfect unit, that is active on as many pixels and on nothing but the concept.",
+            "Ceiling", f"{float(layer.attainable[unit, number]):.3f}", width="content",
+            help="The IoU if all the pixels that the unit is active on lay in the best places.",
         )  # fmt: skip
         st.metric(
             "Chance p", least, width="content",
@@ -146,7 +146,7 @@ def _rivals(layer: LayerDissection, unit: int) -> None:
             f"What unit {unit} may look for": plain(names.concepts[i]),
             "Category": plain(names.categories[i]),
             "IoU": f"{value:.3f}",
-            "Ceiling": f"{float(layer.ceiling[i]):.3f}",
+            "Ceiling": f"{float(layer.attainable[unit, i]):.3f}",
         }
         for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

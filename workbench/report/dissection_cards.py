@@ -141,7 +141,7 @@ def unit_card(layer: LayerDissection, top: TopImages) -> UnitCard:
     concept = int(layer.concept[unit])
     kind = int(names.kind[concept])
     low, high = float(layer.low[unit, kind]), float(layer.high[unit, kind])
-    best, ceiling, chance = float(layer.best[unit]), float(layer.ceiling[concept]), float(layer.p_value[unit])
+    best, ceiling, chance = float(layer.best[unit]), float(layer.attainable[unit, concept]), float(layer.p_value[unit])
     drawn = []
     for image, mask, name in zip(top.images, top.masks, top.ids, strict=True):
         pixels = to_rgb(image)

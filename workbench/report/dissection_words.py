@@ -105,10 +105,8 @@ def _detecting(other: LayerDissection, first: LayerDissection) -> str:
 def honest(layer: LayerDissection) -> str:
     """Return what the numbers of a layer are worth, in one sentence."""
     unit = int(layer.best.argmax())
-    ceiling = float(layer.ceiling[int(layer.concept[unit])])
-    reached = (
-        f"The best match is an IoU of {float(layer.best[unit]):.2f} where a perfect unit would reach {ceiling:.2f}"
-    )
+    ceiling = float(layer.attainable[unit, layer.concept[unit]])
+    reached = f"The best match is an IoU of {float(layer.best[unit]):.2f} of {ceiling:.2f} attainable by its size"
     if math.isnan(layer.chance):
         return f"{reached}; chance was not measured, as permutations are off."
     above = int((layer.best > layer.chance).sum())

@@ -256,3 +256,15 @@ def test_most_activating_images(make_probe: Any, small_net: Any) -> None:
     values, images = torch.stack(maps, 1).topk(3)
     assert torch.equal(found.top_values, values) and torch.equal(found.top_images, images)
     assert explain.dissect(model, probe, "last", top=50)["last"].top_values.shape[0] == 6
+
+
+def test_no_unit_exceeds_what_its_size_allows(make_probe: Any, small_net: Any) -> None:
+    found = explain.dissect(small_net(), make_probe(), ("first", "last"), quantile=0.05, permutations=0, replicates=0)
+    for one in found.values():
+        assert (one.iou <= one.attainable + 1e-12).all()
+        share = (one.labels / one.area[:, one.vocabulary.kind].clamp(min=1)).double()
+        smaller = torch.where(share > 1, 1 / share, share) * (one.area[:, one.vocabulary.kind] > 0)
+        torch.testing.assert_close(one.attainable, smaller, rtol=1e-6, atol=1e-9)
+        assert found.frame().query("layer == @one.layer")["ceiling"].tolist() == pytest.approx(
+            [float(one.attainable[u, c]) for u, c in enumerate(one.concept.tolist())]
+        )
