@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +31,7 @@ from torch import Tensor, nn
 import explain
 import workbench as wb
 from benchmarks import netdissect_lite as lite
+from benchmarks.timing import Work, medians
 from explain.dissection.field import Axis, Field
 from explain.dissection.grid import Grid
 from explain.dissection.probe import Annotation
@@ -44,19 +42,6 @@ from workbench.probes import TensorProbe
 QUANTILE = 0.005
 CONCEPTS, LAYERS = 32, 4
 CPU = torch.device("cpu")
-Work = Callable[[], object]
-
-
-def medians(works: dict[str, Work], repetitions: int) -> dict[str, float]:
-    """Return seconds of each by name, all of them in turn so that a busy moment hits all alike."""
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            if repetition:  # the first round warms up
-                found[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def blobs(count: int, channels: int, size: int, generator: torch.Generator) -> Tensor:

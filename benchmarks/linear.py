@@ -15,31 +15,16 @@ Every cell is the median over alternating runs, below 1 is cheaper than the netw
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 import explain
+from benchmarks.timing import medians
 
 NETWORKS = ("resnet18", "vgg16", "mobilenet_v3_small", "mobilenet_v3_large", "convnext_tiny", "vit_b_16")
 CLASSES = 10
-Work = Callable[[], object]
-
-
-def medians(works: dict[str, Work], repetitions: int) -> dict[str, float]:
-    """Return seconds of each by name, all of them in turn so that a busy moment hits all alike."""
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            if repetition:  # the first round warms up
-                found[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def forward(model: nn.Module, images: Tensor) -> None:
