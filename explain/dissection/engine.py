@@ -170,6 +170,13 @@ def _notes(run: Run) -> list[str]:
         notes.append("the network draws random numbers in evaluation mode: another run gives other activations")
     if run.skipped:
         notes.append(f"{len(run.skipped)} of {len(run.probe)} images could not be read and were left out")
+    size = run.probe.size(next(i for i in range(len(run.probe)) if i not in run.skipped))
+    sites, placed = run.sites(size), run.fields(size)
+    regular = [
+        n for n in run.layers if not placed[n].measured and sites[n].layout != "tokens" and sites[n].size != (1, 1)
+    ]
+    if regular:
+        notes.append(f"no receptive field that ends was found for {', '.join(regular)}: positions are a regular grid")
     return notes
 
 

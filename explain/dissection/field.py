@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -119,10 +119,10 @@ def _measured(view: View, sites: Mapping[str, Site], canvas: tuple[int, int, int
             catch = lambda module, _, output, name=name: caught.__setitem__(name, output)  # noqa: E731
             stack.callback(view.root.get_submodule(name).register_forward_hook(catch).remove)
         stack.enter_context(Positions())
-        try:
-            view.forward(x)
-        except Exception as error:  # what ran until then is what counts: heads, and attention, end the run
-            del error
+        # Heads that stand on one size of images end the run, and so does attention. What ran until then is what counts; layers
+        # that did not run keep a regular grid, and the result says so.
+        stack.enter_context(suppress(Exception))
+        view.forward(x)
     for name, output in caught.items():
         maps = output if sites[name].layout == "NCHW" else output.permute(0, 3, 1, 2)
         if maps.ndim != 4 or not maps.requires_grad or min(maps.shape[2:]) < 3:
