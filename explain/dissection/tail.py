@@ -33,7 +33,7 @@ from explain.view import View
 Way = Literal["linear", "tail", "full"]
 Progress = Callable[[int, int, str], None]
 
-_ROWS = 512  # of a tail run: enough to forget the two images in front
+_ROWS = 1024  # of a tail run: enough to forget the two images in front
 _BYTES = 1 << 27  # of what is put in their place
 _TRIED = 5  # rows in a trial: neither one, which would fit anything, nor two
 _CLOSE = 1e-4  # of the largest logit: a float32 network in another order of summation
@@ -165,16 +165,19 @@ class Tail:
     def _without(self, images: Tensor, seen: _Seen, rows: Tensor, masks: Tensor) -> Tensor:
         """Return the logits of the images ``rows``, each without a set of units of its own, ``(n, U)``."""
         if self.way == "full":
-            return self._forward(images[rows.cpu()], lambda output: self._silenced(output, masks))
+            return self._forward(images[rows.cpu()], lambda output: self._silence(output.clone(), masks))
         entry = seen.entry[rows]  # a copy: what follows may write into it
         pair = self._images[[0, min(1, len(self) - 1)]]
         if self.entry == self.site.layer:
-            return self._forward(pair, lambda output: self._silenced(entry, masks))
-        return self._forward(pair, lambda output: self._silenced(output, masks), entry)
+            silenced = self._silence(entry, masks)
+            return self._forward(pair, lambda output: silenced)
+        return self._forward(pair, lambda output: self._silence(output.clone(), masks), entry)
 
-    def _silenced(self, output: Tensor, masks: Tensor) -> Tensor:
-        shape = (-1, *[1] * (output.ndim - 2)) if self.site.channels_first else (*[1] * (output.ndim - 2), -1)
-        return output.masked_fill(masks.reshape(len(masks), *shape), 0)
+    def _silence(self, output: Tensor, masks: Tensor) -> Tensor:
+        """Set units ``(n, U)`` of n images to zero, in place: only they are touched."""
+        row, unit = masks.nonzero(as_tuple=True)
+        (output if self.site.channels_first else output.movedim(-1, 1))[row, unit] = 0
+        return output
 
     def _run(self, images: Tensor) -> _Seen:
         entries: list[Tensor] = []
