@@ -49,7 +49,7 @@ def test_a_first_picture_comes_without_an_upload(context: BrowserContext, server
     picture = page.get_by_role("img", name="Saliency map of shapes/test/0/0 for")
     box = picture.bounding_box()
     assert box is not None and box["y"] < 900, "seen without scrolling"
-    assert picture.evaluate("image => image.naturalWidth") == 256, "it was sent and decoded"
+    expect(picture).to_have_js_property("naturalWidth", 256, timeout=60_000)  # it was sent and decoded
     assert errors == []
 
 

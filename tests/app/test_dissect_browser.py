@@ -55,7 +55,7 @@ def test_a_click_on_a_unit_shows_its_pictures(context: BrowserContext, server: s
     pictures = page.get_by_role("img", name=f"where unit {unit} is active")
     expect(pictures).to_have_count(9, timeout=PATIENCE)
     expect(page.get_by_role("table", name=f"The best concepts of unit {unit}.")).to_be_visible()
-    assert pictures.first.evaluate("image => image.naturalWidth") == 256, "it was sent and decoded"
+    expect(pictures.first).to_have_js_property("naturalWidth", 256, timeout=PATIENCE)  # it was sent and decoded
     assert errors == []
 
 
