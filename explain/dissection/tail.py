@@ -34,7 +34,7 @@ Way = Literal["linear", "tail", "full"]
 Progress = Callable[[int, int, str], None]
 
 _ROWS = 1024  # of a tail run: enough to forget the two images in front
-_BYTES = 1 << 27  # of what is put in their place
+_BYTES = 1 << 27  # of what is put in their place, and of answers in closed form
 _TRIED = 5  # rows in a trial: neither one, which would fit anything, nor two
 _CLOSE = 1e-4  # of the largest logit: a float32 network in another order of summation
 
@@ -143,9 +143,13 @@ class Tail:
         """Return the answers to some images without each set of units."""
         if self._linear is not None:
             contributions = self._linear.contributions(self.site.read(seen.output))
-            lost = torch.einsum("ju,nuk->jnk", masks.to(seen.logits), contributions)
+            step = max(1, _BYTES // (seen.logits.numel() * seen.logits.element_size()))
+            parts = []
+            for some in torch.split(masks.to(seen.logits), step):  # all sets at once would take sets × images × classes
+                lost = torch.einsum("ju,nuk->jnk", some, contributions)
+                parts.append(Answers.of(seen.logits - lost, labels))
             told(1.0)
-            return Answers.of(seen.logits - lost, labels)
+            return Answers(*(torch.cat(one) for one in zip(*parts, strict=True)))
         whole = Answers.of(seen.logits, labels)
         found = Answers(*(one.expand(len(masks), -1).clone() for one in whole))
         # Setting to zero what is zero already changes nothing: most units of a rectified layer are silent on most images.

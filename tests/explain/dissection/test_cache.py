@@ -15,23 +15,6 @@ import explain
 QUICK: dict[str, Any] = {"quantile": 0.05, "batch_size": 2, "permutations": 2, "replicates": 20}
 
 
-@pytest.fixture
-def model(small_net: Any) -> nn.Module:
-    """A network in which sums do not depend on their order."""
-    net = small_net().requires_grad_(False)
-    for one in net.parameters():
-        one.copy_((one * 16).round() / 16)
-    net.norm.eps = 0.0
-    return net
-
-
-@pytest.fixture
-def probe(make_probe: Any) -> Any:
-    made = make_probe(9, [(16, 24), (16, 24), (12, 12)], [(8, 12), (16, 24)])
-    made.images = [(image * 16).round() / 16 for image in made.images]
-    return made
-
-
 def test_the_same_call_finds_its_result(model: nn.Module, probe: Any, tmp_path: Path, equal: Any) -> None:
     first = explain.dissect(model, probe, ("last", "first"), cache=tmp_path / "new" / "folder", **QUICK)
     assert not first.provenance["reused"]

@@ -36,23 +36,6 @@ def stopper(after: int, error: type[BaseException] = Stop) -> Callable[[int, int
     return progress
 
 
-@pytest.fixture
-def model(small_net: Any) -> nn.Module:
-    """A network in which sums do not depend on their order."""
-    net = small_net().requires_grad_(False)
-    for one in net.parameters():
-        one.copy_((one * 16).round() / 16)
-    net.norm.eps = 0.0
-    return net
-
-
-@pytest.fixture
-def probe(make_probe: Any) -> Any:
-    made = make_probe(9, [(16, 24), (16, 24), (12, 12)], [(8, 12), (16, 24)])
-    made.images = [(image * 16).round() / 16 for image in made.images]
-    return made
-
-
 def steps(model: nn.Module, probe: Any, **options: Any) -> int:
     """How often progress is called."""
     calls: list[int] = []
