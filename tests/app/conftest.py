@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 import workbench as wb
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +104,28 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
     with chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True) as context:
         context.set_default_timeout(60_000)
         yield context
+
+
+@pytest.fixture
+def start_and_cancel() -> Callable[[Locator], None]:
+    """Click on a button that starts a job, and on Cancel in the very moment in which it appears.
+
+    A click by Playwright comes some frames later, when a short job may have ended.
+    """
+
+    def click(start: Locator) -> None:
+        start.evaluate(
+            """() => {
+                const observer = new MutationObserver(() => {
+                    const cancel = [...document.querySelectorAll("button")].find(one => one.innerText.includes("Cancel"));
+                    if (cancel) { observer.disconnect(); cancel.click(); }
+                });
+                observer.observe(document.body, { childList: true, subtree: true });
+            }"""
+        )
+        start.click()
+
+    return click
 
 
 @pytest.fixture

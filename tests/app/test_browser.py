@@ -11,7 +11,9 @@ from playwright.sync_api import Page, expect
 import workbench as wb
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    from collections.abc import Callable
+
+    from playwright.sync_api import BrowserContext, Locator
 
 pytestmark = pytest.mark.browser
 
@@ -103,11 +105,12 @@ def test_the_report_opens_offline(page: Page, context: BrowserContext, server: s
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-def test_cancel_stops_the_job_and_leaves_no_trace(page: Page, server: str) -> None:
+def test_cancel_stops_the_job_and_leaves_no_trace(
+    page: Page, server: str, start_and_cancel: Callable[[Locator], None]
+) -> None:
     page.goto(f"{server}/?n=24")  # enough to be at it for a while
     expect_first_picture(page)
-    page.get_by_role("button", name="Measure robustness").click()
-    page.get_by_role("button", name="Cancel").click()
+    start_and_cancel(page.get_by_role("button", name="Measure robustness"))
     expect(page.get_by_text("Measuring robustness was stopped before it finished")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_role("progressbar")).to_have_count(0)
     expect(page.get_by_role("button", name="Measure robustness")).to_be_enabled()

@@ -11,7 +11,9 @@ import explain
 import workbench as wb
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    from collections.abc import Callable
+
+    from playwright.sync_api import BrowserContext, Locator
 
 pytestmark = pytest.mark.browser
 
@@ -61,14 +63,13 @@ def test_a_click_on_a_unit_shows_its_pictures(context: BrowserContext, server: s
 
 @pytest.mark.slow
 def test_cancel_leaves_no_trace_and_choices_outlive_a_visit_to_another_page(
-    context: BrowserContext, server: str
+    context: BrowserContext, server: str, start_and_cancel: Callable[[Locator], None]
 ) -> None:
     page = context.new_page()
     page.goto(f"{server}/dissect?model=shapes-mobilenet&images=shapes&n=1")
     settle(page)
     start = page.get_by_role("button", name="Remove each of")
-    start.click()
-    page.get_by_role("button", name="Cancel").click()
+    start_and_cancel(start)
     expect(page.get_by_text("Removing units was stopped before it finished")).to_be_visible(timeout=PATIENCE)
     expect(start).to_be_enabled()
     page.get_by_text("a rotated basis", exact=True).click()

@@ -8,7 +8,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
+    from collections.abc import Callable
+
+    from playwright.sync_api import BrowserContext, Locator
 
 pytestmark = pytest.mark.browser
 
@@ -60,13 +62,13 @@ def test_a_click_on_a_pixel_and_on_a_picture(context: BrowserContext, server: st
 
 @pytest.mark.slow
 def test_cancel_leaves_no_trace_and_choices_outlive_a_visit_to_the_other_page(
-    context: BrowserContext, server: str
+    context: BrowserContext, server: str, start_and_cancel: Callable[[Locator], None]
 ) -> None:
     page = context.new_page()
     page.goto(f"{server}/linear?model=shapes-mobilenet&images=shapes&n=1")
     start = page.get_by_role("button", name="Attack this picture")
-    start.click(timeout=PATIENCE)
-    page.get_by_role("button", name="Cancel").click()
+    expect(start).to_be_enabled(timeout=PATIENCE)
+    start_and_cancel(start)
     expect(page.get_by_text("Attacking was stopped before it finished")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_role("progressbar")).to_have_count(0)
     expect(start).to_be_enabled()
