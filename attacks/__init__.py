@@ -11,12 +11,25 @@ can be copied anywhere, and needs torch, and for the numbers pandas and SciPy. A
 ``registry.py`` lists them and says how to add one.
 """
 
+from .apgd import apgd, apgd_dlr, apgd_t
+from .binarisation import Binarisation, binarisation_test
+from .cw import cw
+from .ddn import ddn
+from .deepfool import deepfool
 from .errors import AttackError
+from .fab import fab, fab_t
 from .fgsm import fgsm
+from .fmn import fmn
+from .foolbox_catalogue import listing
+from .mifgsm import mifgsm
 from .pgd import pgd
-from .registry import ATTACKS, PRESETS, Attack
+from .registry import ATTACKS, PRESETS, Attack, Stage
 from .results import AttackResult, Evaluation
+from .rfgsm import rfgsm
 from .runner import attack, evaluate
+from .square import square
+from .superdeepfool import superdeepfool
+from .transfer import TransferMatrix, transfer
 
 __all__ = [
     "ATTACKS",
@@ -24,9 +37,28 @@ __all__ = [
     "Attack",
     "AttackError",
     "AttackResult",
+    "Binarisation",
     "Evaluation",
+    "Stage",
+    "TransferMatrix",
+    "apgd",
+    "apgd_dlr",
+    "apgd_t",
     "attack",
+    "binarisation_test",
+    "cw",
+    "ddn",
+    "deepfool",
     "evaluate",
+    "fab",
+    "fab_t",
     "fgsm",
+    "fmn",
+    "listing",
+    "mifgsm",
     "pgd",
+    "rfgsm",
+    "square",
+    "superdeepfool",
+    "transfer",
 ]

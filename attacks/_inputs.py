@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from ._ball import NORMS, widest
 from ._provenance import content_ids
 from .errors import AttackError
-from .registry import ATTACKS, PRESETS, Attack
+from .foolbox_catalogue import PREFIX, find
+from .registry import ATTACKS, PRESETS, Attack, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,50 +114,86 @@ def check_epsilons(epsilons: float | Iterable[float], norm: str, size: int) -> t
     return tuple(numbers)
 
 
+def check_replay(
+    replay: Mapping[str, torch.Tensor] | None, ids: Sequence[str], images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return rows ``(n,)`` and adversarials ``(n, C, H, W)`` for the ids that have one; others are ignored."""
+    if replay is None or not (rows := [row for row, name in enumerate(ids) if name in replay]):
+        return None
+    given = [replay[ids[row]] for row in rows]
+    for row, image in zip(rows, given, strict=True):
+        if not isinstance(image, torch.Tensor) or image.shape != images.shape[1:]:
+            shape = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+            fix = f"They must have the shape {tuple(images.shape[1:])} of the images evaluated."
+            raise AttackError("A stored adversarial does not fit its image", f"{ids[row]}: {shape}", fix)
+    stored = check_images(torch.stack(given)).to(images.device)
+    return torch.tensor(rows, device=images.device), stored
+
+
+def check_epsilon(epsilon: float | None, attack: Attack, norm: str, size: int) -> float | None:
+    """Return the budget of a single attack; minimal attacks need none, and 8/255 is common enough for linf."""
+    if epsilon is not None:
+        return check_epsilons(epsilon, norm, size)[0]
+    if attack.minimal:
+        return None
+    if norm != "linf":
+        raise AttackError(f"{attack.title} needs a budget for {norm}", None, "Pass epsilon=0.5, say.")
+    return 8 / 255
+
+
 def find_attack(name: str, options: Mapping[str, Any], targeted: bool) -> Attack:
     """Return the attack called ``name`` with ``options``, if it exists, knows them and can do what is asked."""
-    if name not in ATTACKS:
-        raise AttackError("Unknown attack", repr(name), _suggest(name, ATTACKS))
-    attack = ATTACKS[name]
+    if name not in ATTACKS and not name.startswith(PREFIX):
+        fix = f"{_suggest(name, ATTACKS)} Foolbox's are called like 'foolbox:BoundaryAttack'."
+        raise AttackError("Unknown attack", repr(name), fix)
+    attack = ATTACKS[name] if name in ATTACKS else find(name)
+    if targeted and not attack.targeted:
+        raise AttackError(f"{attack.title} cannot aim at a class", None, "Leave targets out or choose another attack.")
+    return _tuned(attack, options)
+
+
+def _tuned(attack: Attack, options: Mapping[str, Any]) -> Attack:
+    """The attack with other options, if it has them and can use the values."""
     for option, value in options.items():
         if option not in attack.options:
             raise AttackError(f"{attack.title} has no such option", option, _suggest(option, attack.options))
         kinds, name = _KINDS[type(attack.options[option])]
         if type(value) not in kinds:
             raise AttackError(f"{attack.title} cannot use this value of {option}", repr(value), f"Pass {name}.")
-    if targeted and not attack.targeted:
-        raise AttackError(f"{attack.title} cannot aim at a class", None, "Leave targets out or choose another attack.")
     return attack.configured(options)
 
 
-def find_attacks(names: str | Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Attack, ...]:
-    """Return the cascade of a preset or of a sequence of attack names, each with its own options."""
-    if names == "standard":
-        raise AttackError(
-            "The preset 'standard' (strength of AutoAttack) is not available yet",
-            None,
-            "Use attacks='fast' (FGSM, then PGD), and read its robust accuracy as an upper bound.",
-        )
+def find_attacks(names: str | Sequence[str], options: Mapping[str, Mapping[str, Any]], norm: str) -> tuple[Stage, ...]:
+    """Return the stages of a preset, or of a sequence of attack names, that know the norm, each with its own options."""
     if isinstance(names, str):
         if names not in PRESETS:
             fix = f"{_suggest(names, PRESETS)} For a single attack pass attacks=('pgd',)."
             raise AttackError("Unknown preset", repr(names), fix)
-        names = PRESETS[names]
-    if not names or len(set(names)) < len(names):
-        raise AttackError("The list of attacks is empty or repeats itself", tuple(names), "Name each attack once.")
-    cascade = tuple(find_attack(name, options.get(name, {}), targeted=False) for name in names)
-    if strangers := set(options) - set(names):
+        stages = tuple(stage for stage in PRESETS[names] if norm in stage.attack.norms)
+        if not stages:
+            fix = "Name attacks that know it: " + ", ".join(k for k, a in ATTACKS.items() if norm in a.norms)
+            raise AttackError(f"No attack of the preset {names!r} has a form for this norm", norm, f"{fix}.")
+    else:
+        if not names or len(set(names)) < len(names):
+            raise AttackError("The list of attacks is empty or repeats itself", tuple(names), "Name each attack once.")
+        stages = tuple(Stage(find_attack(name, {}, targeted=False)) for name in names)
+        check_norm(norm, [stage.attack for stage in stages])
+    run = list(dict.fromkeys(stage.attack.name for stage in stages))
+    if strangers := set(options) - set(run):
         raise AttackError(
-            "Options for an attack that does not run", sorted(strangers)[0], f"These run: {', '.join(names)}."
+            "Options for an attack that does not run", sorted(strangers)[0], f"These run: {', '.join(run)}."
         )
-    return cascade
+    if any(options.get(name, {}).get("boxed") is False for name in run):
+        fix = "Leave boxed out; attacks.attack() can be asked for it."
+        raise AttackError("Images outside of [0, 1] do not count as broken in an evaluation", "boxed=False", fix)
+    return tuple(replace(stage, attack=_tuned(stage.attack, options.get(stage.attack.name, {}))) for stage in stages)
 
 
-def check_batch_size(batch_size: int) -> int:
-    """Return ``batch_size`` if it is a whole number of at least 1."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise AttackError("The batch size must be a whole number of at least 1", batch_size, "64 suits most machines.")
-    return batch_size
+def check_count(value: int, what: str, fix: str) -> int:
+    """Return ``value`` if it is a whole number of at least 1."""
+    if type(value) is not int or value < 1:
+        raise AttackError(f"The {what} must be a whole number of at least 1", value, fix)
+    return value
 
 
 def _suggest(name: object, known: Iterable[str]) -> str:

@@ -11,12 +11,55 @@ from __future__ import annotations
 
 import torch
 
+_TINY = 1e-12
+
 
 def log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log-odds against ``labels``: logits ``(n, K)``, labels ``(n,)`` → ``(n,)``; grows as the label loses."""
-    index = labels.unsqueeze(1)
-    others = logits.scatter(1, index, -torch.inf).logsumexp(1)
-    return others - logits.gather(1, index).squeeze(1)
+    return _others(logits, labels).logsumexp(1) - _of(logits, labels)
+
+
+def dlr(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Difference of logits ratio (Croce & Hein 2020, equation 6) ``(n,)``: blind to shift and scale of the logits.
+
+    ``-(z_y - max_{i != y} z_i) / (z_(1) - z_(3))``, where z_(k) is the k-th largest logit. Two classes have no third one,
+    and every loss that grows with the difference climbs the same way: there it is the difference itself.
+    """
+    lead = _others(logits, labels).amax(1) - _of(logits, labels)
+    if logits.shape[1] < 3:
+        return lead
+    top = logits.topk(3, dim=1).values
+    return lead / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def dlr_targeted(logits: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Targeted DLR (Croce & Hein 2020, equation 7) ``(n,)`` for ``pairs`` ``(n, 2)`` of a label y and a target t.
+
+    ``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)``; below four classes the difference ``z_t - z_y``.
+    """
+    lead = _of(logits, pairs[:, 1]) - _of(logits, pairs[:, 0])
+    if logits.shape[1] < 4:
+        return lead
+    top = logits.topk(4, dim=1).values
+    return lead / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """``max_{i != y} z_i - z_y`` ``(n,)``: positive where the label is left."""
+    return _others(logits, labels).amax(1) - _of(logits, labels)
+
+
+def likeliest_others(logits: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """The ``min(count, K - 1)`` classes of largest logit other than the label, int64 ``(n, count)``, likeliest first."""
+    return _others(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def _of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def _others(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf)
 
 
 def is_broken(logits: torch.Tensor, labels: torch.Tensor, targeted: bool) -> torch.Tensor:

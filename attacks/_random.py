@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def _generator(seed: int, key: str, stream: tuple[object, ...]) -> torch.Generator:
+def generator(seed: int, key: str, *stream: object) -> torch.Generator:
+    """A generator on the CPU for one image and one stream."""
     name = "\0".join(str(part) for part in (seed, key, *stream))
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
@@ -28,9 +29,9 @@ def _generator(seed: int, key: str, stream: tuple[object, ...]) -> torch.Generat
 
 def uniform(seed: int, keys: Sequence[str], shape: Sequence[int], *stream: object) -> torch.Tensor:
     """Draw float32 ``(len(keys), *shape)`` in [0, 1); row ``i`` depends on ``(seed, keys[i], stream)`` only."""
-    return torch.stack([torch.rand(*shape, generator=_generator(seed, key, stream)) for key in keys])
+    return torch.stack([torch.rand(*shape, generator=generator(seed, key, *stream)) for key in keys])
 
 
 def normal(seed: int, keys: Sequence[str], shape: Sequence[int], *stream: object) -> torch.Tensor:
     """As :func:`uniform`, with standard normal numbers."""
-    return torch.stack([torch.randn(*shape, generator=_generator(seed, key, stream)) for key in keys])
+    return torch.stack([torch.randn(*shape, generator=generator(seed, key, *stream)) for key in keys])

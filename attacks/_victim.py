@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,10 +27,14 @@ class Victim:
             here from full batches: broken images leave room for others, and shapes stay the same, which convolution
             libraries and allocators reward.
         tick: Called with the number of images before each pass; raising from it ends the attack.
+        eot: Passes over which every answer is averaged, for models that are random (expectation over transformation,
+            Athalye et al., arXiv:1707.07397).
 
     Attributes:
+        eot: as given.
         forwards: forward passes per image, int64 ``(N,)``.
         backwards: backward passes per image, int64 ``(N,)``.
+        blind: bool ``(N,)``, images that were asked for a gradient and answered with zero.
     """
 
     def __init__(
@@ -40,14 +45,17 @@ class Victim:
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         tick: Callable[[int], object] = lambda n: None,
+        eot: int = 1,
     ) -> None:
         self.ids = list(ids)
         self.seed = seed
         self.forwards = torch.zeros(len(self.ids), dtype=torch.int64, device=device)
         self.backwards = torch.zeros_like(self.forwards)
+        self.blind = torch.zeros_like(self.forwards, dtype=torch.bool)
         self._view = view
         self._batch_size = batch_size
         self._tick = tick
+        self.eot = eot
         floats = [p for p in view.parameters() if p.is_floating_point()]
         self._dtype = floats[0].dtype if floats else torch.float32
 
@@ -62,9 +70,9 @@ class Victim:
 
     def logits(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Logits ``(n, K)`` of attempts ``x`` ``(n, C, H, W)`` at images ``rows`` ``(n,)``: one forward each."""
-        self.forwards[rows] += 1
-        with torch.no_grad(), _full_precision(x):
-            return torch.cat([self._forward(part) for part in self._batches(x)])
+        self.forwards[rows] += self.eot
+        with torch.no_grad(), full_precision(x):
+            return torch.cat([self._mean(lambda part: (self._forward(part),), part)[0] for part in self._batches(x)])
 
     def gradient(
         self, x: torch.Tensor, labels: torch.Tensor, loss: Loss, rows: torch.Tensor
@@ -73,28 +81,50 @@ class Victim:
 
         Where the model cuts the graph, or the gradient is NaN, it is zero here: the sanity checks report that.
         """
-        self.forwards[rows] += 1
-        self.backwards[rows] += 1
-        with torch.inference_mode(False), torch.enable_grad(), _full_precision(x):
-            parts = zip(self._batches(x), self._batches(labels), strict=True)
-            logits, values, gradients = zip(*(self._backward(*part, loss) for part in parts), strict=True)
-        return torch.cat(logits), torch.cat(values), torch.cat(gradients)
+        logits, values, gradients = self.gradients(x, labels, lambda *pair: loss(*pair).unsqueeze(1), rows)
+        return logits, values.squeeze(1), gradients.squeeze(1)
+
+    def gradients(
+        self, x: torch.Tensor, classes: torch.Tensor, losses: Loss, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits ``(n, K)``, m losses ``(n, m)`` and their gradients at ``x``, ``(n, m, C, H, W)``: one forward each.
+
+        ``losses(logits, classes)`` with ``classes`` ``(n, ...)`` gives ``(n, m)``; every column costs one backward.
+        """
+        self.forwards[rows] += self.eot
+        with torch.inference_mode(False), torch.enable_grad(), full_precision(x):
+            parts = zip(self._batches(x), self._batches(classes), strict=True)
+            answers = [self._mean(partial(self._backward, losses=losses), *part) for part in parts]
+        logits, values, gradients = (torch.cat(tensors) for tensors in zip(*answers, strict=True))
+        self.backwards[rows] += self.eot * values.shape[1]
+        self.blind[rows] |= ~gradients.flatten(1).any(1)
+        return logits, values, gradients
+
+    def differentiable(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``(n, K)`` with their graph, for code that differentiates by itself and counts its passes."""
+        return self._mean(lambda x: (self._forward(x),), x)[0]
+
+    def _mean(self, ask: Callable[..., tuple[torch.Tensor, ...]], *questions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        answers = [ask(*questions) for _ in range(self.eot)]
+        return answers[0] if self.eot == 1 else tuple(torch.stack(each).mean(0) for each in zip(*answers, strict=True))
 
     def _batches(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         return [tensor[start : start + self._batch_size] for start in range(0, len(tensor), self._batch_size)]
 
     def _backward(
-        self, x: torch.Tensor, labels: torch.Tensor, loss: Loss
+        self, x: torch.Tensor, labels: torch.Tensor, losses: Loss
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         # What a caller made under inference mode cannot take part in autograd; a copy can.
         x, labels = (t.clone() if t.is_inference() else t.detach() for t in (x, labels))
         x.requires_grad_()
         logits = self._forward(x)
-        value = loss(logits, labels)
-        if not value.requires_grad:
-            return logits, value, torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(value.sum(), x)
-        return logits.detach(), value.detach(), gradient.nan_to_num(0, 0, 0)
+        values = losses(logits, labels)
+        count = values.shape[1]
+        if not values.requires_grad:
+            return logits, values, x.detach().new_zeros(len(x), count, *x.shape[1:])
+        totals = values.sum(0)
+        gradients = [torch.autograd.grad(totals[k], x, retain_graph=k + 1 < count)[0] for k in range(count)]
+        return logits.detach(), values.detach(), torch.stack(gradients, 1).nan_to_num(0, 0, 0)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         self._tick(len(x))
@@ -119,6 +149,6 @@ class Victim:
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _full_precision(x: torch.Tensor) -> torch.autocast:
+def full_precision(x: torch.Tensor) -> torch.autocast:
     """A caller's autocast would reach into forward and backward alike, and decide verdicts by its rounding."""
     return torch.autocast(x.device.type, enabled=False)

@@ -16,7 +16,7 @@ class AttackResult:
 
     Success is measured by a forward pass on the float32 image returned here, which lies in [0, 1] and within epsilon
     (to 1e-6). An image that the model had wrong (or, with targets, already on target) is a success at distance 0,
-    returned untouched.
+    returned untouched. What a minimal attack found beyond epsilon is no success, and the clean image is returned.
 
     Attributes:
         images: ``(N, C, H, W)``; where the attack failed, its strongest attempt.
@@ -24,9 +24,9 @@ class AttackResult:
         distance: ``(N,)`` of the returned image from the given one, in ``norm``.
         forwards: forward passes per image, int64 ``(N,)``: clean image, attack, verification.
         backwards: backward passes per image, int64 ``(N,)``.
-        attack: name in :data:`attacks.ATTACKS`.
-        norm: "linf" or "l2".
-        epsilon: the budget.
+        attack: name in :data:`attacks.ATTACKS`, or of the foolbox catalogue.
+        norm: "linf", "l2", "l1" or "l0".
+        epsilon: the budget; ``None`` where a minimal attack had none.
         ids: one id per image.
         labels: int64 ``(N,)`` as given.
         targets: int64 ``(N,)`` as given, or ``None``.
@@ -43,7 +43,7 @@ class AttackResult:
     backwards: torch.Tensor
     attack: str
     norm: str
-    epsilon: float
+    epsilon: float | None
     ids: tuple[str, ...]
     labels: torch.Tensor
     targets: torch.Tensor | None
@@ -66,7 +66,11 @@ class AttackResult:
     def __repr__(self) -> str:
         hits = int(self.success.sum())
         aim = "" if self.targets is None else " targeted"
-        return f"<AttackResult {self.attack}{aim} {self.norm} epsilon={self.epsilon:.4g}: {hits} of {len(self.ids)}>"
+        budget = "" if self.epsilon is None else f" epsilon={self.epsilon:.4g}"
+        middle = ""
+        if self.epsilon is None and hits:
+            middle = f", median distance {self.distance[self.success].median():.4g}"
+        return f"<AttackResult {self.attack}{aim} {self.norm}{budget}: {hits} of {len(self.ids)}{middle}>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,13 +82,15 @@ class Evaluation:
     Attributes:
         curve: per epsilon: epsilon, robust_accuracy, low, high (Wilson, 95 %), n; the first row, epsilon 0, is clean
             accuracy.
-        samples: per image: id, label, predicted, clean_correct, broken_at (smallest epsilon tried that broke it, 0 when
-            it was wrong from the start, inf when none did), attack (that broke it, "clean" when wrong from the start,
-            "" when none did), distance (inf when none did), forwards, backwards (all budgets together), fooled_as (the
-            model's answer to the image in ``images``).
+        samples: per image: id, label, predicted, clean_correct, broken_at (smallest epsilon that holds an adversarial, 0
+            when it was wrong from the start, inf when none does), attack (that found it, "clean" when wrong from the
+            start, "replay" when it was given, "" when none did), distance (inf when none did), forwards, backwards (all
+            budgets together), fooled_as (the model's answer to the image in ``images``).
+        stages: per stage of the cascade: attack, title, tried (images), credited (images whose adversarial is its own),
+            forwards, backwards (all images together), seconds.
         checks: per sanity check: check, passed, value, detail. Empty when they were left out.
         images: ``(N, C, H, W)``: the adversarial image at ``broken_at``, the clean image where there is none.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", "l1" or "l0".
         epsilons: budgets, ascending.
         seed: seed of all randomness.
         seconds: wall time.
@@ -93,6 +99,7 @@ class Evaluation:
 
     curve: pd.DataFrame
     samples: pd.DataFrame
+    stages: pd.DataFrame
     checks: pd.DataFrame
     images: torch.Tensor
     norm: str
@@ -109,6 +116,11 @@ class Evaluation:
     def frame(self) -> pd.DataFrame:
         """The curve, tidy: with the norm and the verdict of the checks in every row."""
         return self.curve.assign(norm=self.norm, trustworthy=self.trustworthy)
+
+    def adversarials(self) -> dict[str, torch.Tensor]:
+        """The adversarial images ``(C, H, W)`` found, by image id: what ``evaluate(replay=...)`` takes."""
+        found = (self.samples["broken_at"] > 0) & self.samples["broken_at"].lt(float("inf"))
+        return {self.samples["id"].iloc[row]: self.images[row] for row in found.to_numpy().nonzero()[0]}
 
     def __repr__(self) -> str:
         first, last = self.curve.iloc[0], self.curve.iloc[-1]

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ._cascade import run_cascade
 from ._inputs import (
-    check_batch_size,
     check_classes,
+    check_count,
+    check_epsilon,
     check_epsilons,
     check_ids,
     check_images,
     check_norm,
+    check_replay,
     find_attack,
     find_attacks,
 )
+from ._journal import Journal
 from ._ledger import Ledger
 from ._losses import is_broken
 from ._provenance import provenance
-from ._session import Progress, ProgressCallback, Session
-from .checks import Check, Verdicts, run_checks
+from ._session import Progress, ProgressCallback, Session, within
+from .checks import Check, run_checks
 from .results import AttackResult, Evaluation, curve_frame
 
 if TYPE_CHECKING:
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from .registry import Attack
+
+_BATCH = ("batch size", "64 suits most machines.")
+_EOT = ("number of passes to average over (eot)", "20 is usual for random models, 1 for all others.")
 
 
 def attack(
@@ -39,11 +46,13 @@ def attack(
     labels: torch.Tensor | Sequence[int],
     name: str = "pgd",
     *,
-    norm: str = "linf",
-    epsilon: float = 8 / 255,
+    norm: str | None = None,
+    epsilon: float | None = None,
     targets: torch.Tensor | Sequence[int] | None = None,
     seed: int = 0,
     ids: Sequence[str] | None = None,
+    eight_bit: bool = False,
+    eot: int = 1,
     batch_size: int = 64,
     progress: ProgressCallback | None = None,
     **options: Any,
@@ -54,12 +63,16 @@ def attack(
         model: Maps images in [0, 1] to logits ``(N, K)``; left untouched, attacked in eval mode.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)``, the true classes.
-        name: One of :data:`attacks.ATTACKS`.
-        norm: "linf" or "l2".
-        epsilon: Budget: the largest change of a pixel (linf, at most 1) or the Euclidean length of the change (l2).
+        name: One of :data:`attacks.ATTACKS`, or of foolbox's as ``"foolbox:BoundaryAttack"``.
+        norm: "linf", "l2", "l1" or "l0"; the attack's first when left out, linf where it has it.
+        epsilon: Budget: the largest change of a number (linf, at most 1), the Euclidean length of the change (l2), its sum
+            of absolute values (l1), or how many numbers change (l0). A minimal attack without one returns the nearest
+            adversarials it can find; with one, it stops where an adversarial is near enough. Others use 8/255 for linf.
         targets: ``(N,)`` classes to reach; without them, the attack makes the model leave the label.
         seed: Seed of all randomness; the draws of an image depend on it and the image's id only.
         ids: One distinct name per image; a digest of the pixels when left out, so that equal images have equal results.
+        eight_bit: Round the images found to multiples of 1/255, as a saved file does, before they are judged.
+        eot: Passes over which a random model is averaged, everywhere.
         batch_size: Images per forward pass; changes speed and memory, not results (beyond float rounding).
         progress: Called with ``(done, total, what)`` before every pass; raising from it cancels.
         **options: The attack's own, see ``ATTACKS[name].options``.
@@ -69,12 +82,15 @@ def attack(
     """
     begin = time.perf_counter()
     method = find_attack(name, options, targeted=targets is not None)
-    check_norm(norm, [method])
+    norm = check_norm(norm or ("linf" if "linf" in method.norms else method.norms[0]), [method])
     x = check_images(images)
-    (budget,) = check_epsilons(epsilon, norm, x[0].numel())
+    budget = check_epsilon(epsilon, method, norm, x[0].numel())
     report = Progress(progress, total=len(x) * (2 + method.passes(method.options)))
     names = check_ids(ids, x)
-    session = Session(model, x, names, norm=norm, seed=seed, batch_size=check_batch_size(batch_size), progress=report)
+    session = Session(
+        model, x, names, norm=norm, seed=seed, eight_bit=eight_bit, eot=check_count(eot, *_EOT), progress=report,
+        batch_size=check_count(batch_size, *_BATCH),
+    )  # fmt: skip
     classes = session.clean.shape[1]
     truth = check_classes(labels, "labels", x, classes)
     aim = None if targets is None else check_classes(targets, "targets", x, classes)
@@ -85,19 +101,22 @@ def attack(
     result = x.clone()
     distances = torch.zeros(len(x), device=x.device)
     fooled_as = predicted.clone()
-    forwards, backwards = torch.ones_like(predicted), torch.zeros_like(predicted)
-    report.what = f"{method.title} at {norm} {budget:.4g}"
+    forwards, backwards = torch.full_like(predicted, eot), torch.zeros_like(predicted)
+    report.what = method.title if budget is None else f"{method.title} at {norm} {budget:.4g}"
     report.settle(int(success.sum()) * (1 + method.passes(method.options)))
     for strike in session.strike(method, (~success).nonzero().flatten(), goal, budget, targeted=targeted):
-        rows = strike.rows
-        result[rows], success[rows], distances[rows] = strike.images, strike.broken, strike.distance
-        fooled_as[rows] = strike.fooled_as
-        forwards[rows] += strike.forwards
-        backwards[rows] += strike.backwards
-        report.settle(len(rows) * (1 + method.passes(method.options)))
+        forwards[strike.rows] += strike.forwards
+        backwards[strike.rows] += strike.backwards
+        near = torch.ones_like(strike.broken)
+        if budget is not None:
+            near = within(strike.distance, torch.full_like(strike.distance, budget))
+        rows = strike.rows[near]
+        result[rows], success[rows], distances[rows] = strike.images[near], strike.broken[near], strike.distance[near]
+        fooled_as[rows] = strike.fooled_as[near]
+        report.settle(len(strike.rows) * (1 + method.passes(method.options)))
     report(0)
 
-    asked = {"attack": name, "norm": norm, "epsilon": budget, "options": method.options, "seed": seed}
+    asked = {"attack": name, "epsilon": budget, "options": method.options, **_setting(session)}
     return AttackResult(
         images=result,
         success=success,
@@ -124,33 +143,43 @@ def evaluate(
     *,
     norm: str = "linf",
     epsilons: Iterable[float] = (1 / 255, 2 / 255, 4 / 255, 8 / 255),
-    attacks: str | Sequence[str] = "fast",
+    attacks: str | Sequence[str] = "standard",
     seed: int = 0,
     ids: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     checks: bool = True,
+    replay: Mapping[str, torch.Tensor] | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    eight_bit: bool = False,
+    eot: int = 1,
     batch_size: int = 64,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Measure robust accuracy over several budgets.
 
-    Budgets ascend, and at each one the attacks run in the order given: an image that an attack breaks is not attacked
-    again, neither by the next attack nor at a larger budget.
+    The attacks run in the order given, cheapest first. Each meets an image at the largest budget at which it stands, and
+    goes on to the next smaller one when it breaks it: what is found counts for every budget that holds it, and an image
+    that stands against an attack is not tried with smaller budgets. An image broken at the smallest budget is done.
 
     Args:
         model: Maps images in [0, 1] to logits ``(N, K)``; left untouched, attacked in eval mode.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N,)`` true classes. Without them the model's own predictions stand in: the curve then starts at 100 %
             and gives the share of images whose predicted class survives.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", "l1" or "l0".
         epsilons: Budgets, in any order.
-        attacks: The preset "fast" (FGSM, then PGD with 20 steps and one random start: an upper bound on robustness that
-            is usually within a few points on networks without gradient masking), or names from
-            :data:`attacks.ATTACKS`, cheapest first.
+        attacks: A preset, or names from :data:`attacks.ATTACKS` and foolbox's catalogue, cheapest first. Presets:
+            "standard" has the strength of AutoAttack at a fraction of its cost: the attacks that seldom find more run only
+            on images where the gradient may not have told all. "thorough" runs everything on every image. "fast" is FGSM,
+            then PGD with 20 steps: usually within a few points on networks without gradient masking.
         seed: Seed of all randomness; the draws of an image depend on it and the image's id only.
         ids: One distinct name per image; a digest of the pixels when left out.
         options: Own options per attack name, as ``{"pgd": {"steps": 40}}``.
         checks: Run the sanity checks; without them the result is not ``trustworthy``.
+        replay: Adversarial images ``(C, H, W)`` by id, such as an earlier evaluation's ``adversarials()``; tried first.
+        journal: Folder in which every step is kept, so that the same call after a kill goes on where it was.
+        eight_bit: Round the images found to multiples of 1/255, as a saved file does, before they are judged.
+        eot: Passes over which a random model is averaged, everywhere.
         batch_size: Images per forward pass; changes speed and memory, not results (beyond float rounding).
         progress: Called with ``(done, total, what)`` before every pass; raising from it cancels.
 
@@ -158,34 +187,39 @@ def evaluate(
         AttackError: Something about the request makes no sense; says what to do.
     """
     begin = time.perf_counter()
-    cascade = find_attacks(attacks, options or {})
-    check_norm(norm, cascade)
     x = check_images(images)
+    cascade = find_attacks(attacks, options or {}, check_norm(norm))
     budgets = check_epsilons(epsilons, norm, x[0].numel())
-    report = Progress(progress, total=len(x) * (1 + len(budgets) * sum(_costs(cascade))))
+    report = Progress(progress, total=len(x) * (1 + sum(stage.cost for stage in cascade)))
     names = check_ids(ids, x)
-    session = Session(model, x, names, norm=norm, seed=seed, batch_size=check_batch_size(batch_size), progress=report)
-    predicted = session.clean.argmax(1)
-    truth = predicted if labels is None else check_classes(labels, "labels", x, session.clean.shape[1])
+    book = None if journal is None else Journal(journal)
+    session = Session(
+        model, x, names, norm=norm, seed=seed, eight_bit=eight_bit, eot=check_count(eot, *_EOT), progress=report,
+        batch_size=check_count(batch_size, *_BATCH), journal=book,
+    )  # fmt: skip
+    truth = session.clean.argmax(1) if labels is None else check_classes(labels, "labels", x, session.clean.shape[1])
 
-    ledger = Ledger.open(x, truth, predicted)
-    _run_cascade(session, ledger, budgets, cascade)
+    ledger = Ledger.open(x, truth, session.clean, budgets, passes=session.eot)
+    stages = run_cascade(session, ledger, cascade, check_replay(replay, names, x))
     report.what = "sanity checks"
-    verdicts = Verdicts(truth, ledger.broken_at, ledger.credit)
-    rows = run_checks(session, verdicts, budgets, cascade) if checks else []
+    rows = run_checks(session, ledger, cascade) if checks else []
     report(0)
 
     asked = {
-        "attacks": {method.name: method.options for method in cascade},
-        "norm": norm,
+        "attacks": attacks if isinstance(attacks, str) else list(attacks),
+        "options": {name: dict(own) for name, own in (options or {}).items()},
+        "stages": [(stage.attack.name, stage.attack.options) for stage in cascade],
         "epsilons": budgets,
         "labels": "model predictions" if labels is None else "given",
-        "seed": seed,
         "batch_size": batch_size,
+        **_setting(session),
     }
+    if book is not None:
+        asked["journal"] = {"reused": book.reused, "executed": book.executed}
     return Evaluation(
         curve=curve_frame(budgets, ledger.broken_at),
-        samples=ledger.frame(names, [method.name for method in cascade]),
+        samples=ledger.frame(names, [stage.attack.name for stage in cascade]),
+        stages=stages,
         checks=_checks_frame(rows),
         images=ledger.images,
         norm=norm,
@@ -196,22 +230,8 @@ def evaluate(
     )
 
 
-def _run_cascade(session: Session, ledger: Ledger, budgets: Sequence[float], cascade: Sequence[Attack]) -> None:
-    report, costs = session.progress, _costs(cascade)
-    report.settle(int((ledger.broken_at == 0).sum()) * len(budgets) * sum(costs))
-    for level, epsilon in enumerate(budgets):
-        for place, method in enumerate(cascade):
-            report.what = f"{method.title} at {session.norm} {epsilon:.4g}"
-            # A broken image is settled for the attacks that follow and for all larger budgets.
-            remaining = (len(budgets) - level) * sum(costs) - sum(costs[: place + 1])
-            for strike in session.strike(method, ledger.standing(), ledger.labels, epsilon):
-                ledger.record(strike, epsilon, place)
-                report.settle(len(strike.rows) * costs[place] + int(strike.broken.sum()) * remaining)
-
-
-def _costs(cascade: Sequence[Attack]) -> list[int]:
-    """Most forward passes per image of each attack, with its verification."""
-    return [method.passes(method.options) + 1 for method in cascade]
+def _setting(session: Session) -> dict[str, Any]:
+    return {"norm": session.norm, "seed": session.seed, "eight_bit": session.eight_bit, "eot": session.eot}
 
 
 def _checks_frame(rows: Sequence[Check]) -> pd.DataFrame:

@@ -1,11 +1,15 @@
-"""FGSM, PGD-40 and an 8-radius curve beside foolbox, as foolbox comes and on a model with frozen parameters.
+"""FGSM, PGD-40, an 8-radius curve and the verdict of "standard" beside foolbox, torchattacks and AutoAttack.
 
-    python -m benchmarks.attacks [--repeats 5] [--threads 1]
+    python -m benchmarks.attacks [--repeats 5] [--threads 1] [--only pgd|fgsm|curve|verdict]
 
-A small CNN is trained here on scikit-learn's digits (28x28), once plainly and once adversarially. Both libraries get
-the same images in batches of 64, the same steps, step size and kind of random start. Runs alternate in one process; the
+A small CNN is trained here on scikit-learn's digits (28x28), once plainly and once adversarially. All libraries get the
+same images in batches of 64, the same steps, step size and kind of random start. Runs alternate in one process; the
 median (and range) of the ratios theirs / ours in CPU time is shown, so above 1 we are faster. Our times include all that
 ``attacks.attack`` does: digests, the private view of the model, the clean pass and the final verification.
+
+foolbox runs as it comes and on a model with frozen parameters. torchattacks and AutoAttack (``pyautoattack``, the official
+code as a package) run if they can be imported: they are no dependencies, so install them elsewhere and name the place in
+PYTHONPATH. PGD runs alone and as the preset "fast", which lets FGSM break what it can first.
 
 No attack can gain more from leaving broken images alone than 1 / (mean share of images still standing).
 """
@@ -13,10 +17,12 @@ No attack can gain more from leaving broken images alone than 1 / (mean share of
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib
 import statistics
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -28,6 +34,17 @@ import attacks
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import foolbox
+
+
+def optional(name: str) -> Any:
+    """The module called so, or ``None``."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+torchattacks, pyautoattack = optional("torchattacks"), optional("pyautoattack.autoattack")
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,16 +101,28 @@ def compare(ours: Callable[[], float], theirs: dict[str, Callable[[], float]], r
 
 
 def single(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, name: str, norm: str, epsilon: float, repeats: int
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    name: str,
+    norm: str,
+    epsilon: float,
+    repeats: int,
+    cascade: bool = False,
 ) -> str:
-    """One budget, one attack."""
+    """One budget, one attack, or as a cascade with FGSM before it."""
     options = {} if name == "fgsm" else {"steps": STEPS, "relative_step": RELATIVE_STEP}
 
     def ours() -> float:
         found = attacks.attack(model, x, y, name, norm=norm, epsilon=epsilon, batch_size=BATCH, **options)
         return 1 - found.success.float().mean().item()
 
-    return compare(ours, rivals(model, x, y, name, norm, [epsilon]), repeats)
+    def fast() -> float:
+        request = {"norm": norm, "epsilons": [epsilon], "options": {"pgd": options}, "batch_size": BATCH}
+        rob = attacks.evaluate(model, x, y, attacks="fast", checks=False, **request)
+        return float(rob.curve.robust_accuracy.iloc[-1])
+
+    return compare(fast if cascade else ours, rivals(model, x, y, name, norm, [epsilon]), repeats)
 
 
 def curve(
@@ -105,7 +134,7 @@ def curve(
 
     def ours() -> float:
         rob = attacks.evaluate(
-            model, x, y, norm=norm, epsilons=epsilons, attacks=names, options=options, batch_size=BATCH
+            model, x, y, norm=norm, epsilons=epsilons, attacks=names, options=options, batch_size=BATCH, checks=False
         )
         return float(rob.curve.robust_accuracy.iloc[-1])
 
@@ -131,21 +160,83 @@ def rivals(
         ]
         return 1 - torch.cat(success).float().mean().item()
 
-    return {"foolbox": lambda: run(False), "foolbox frozen": lambda: run(True)}
+    def torchattack() -> float:
+        tool = torchattacks.PGD(model, eps=epsilons[0], alpha=RELATIVE_STEP * epsilons[0], steps=STEPS)
+        moved = [tool(inputs, labels) for inputs, labels in zip(x.split(BATCH), y.split(BATCH), strict=True)]
+        return sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(moved, y.split(BATCH), strict=True)) / len(x)
+
+    runs = {"foolbox": lambda: run(False), "foolbox frozen": lambda: run(True)}
+    if torchattacks is not None and name == "pgd" and norm == "linf" and len(epsilons) == 1:
+        runs["torchattacks"] = torchattack
+    return runs
+
+
+class Rounded(nn.Module):
+    """A network behind an input of 16 levels: its gradient is zero everywhere."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network((15 * x).round() / 15)
+
+
+def pruned(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> nn.Module:
+    """A copy without the smallest 80 % of each layer's weights, trained on PGD-5 examples for four epochs more."""
+    model = copy.deepcopy(model)
+    masks = {}
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            least = parameter.detach().abs().flatten().kthvalue(int(0.8 * parameter.numel())).values
+            masks[parameter] = parameter.detach().abs() > least
+    torch.manual_seed(0)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(4):
+        for batch in torch.randperm(len(x)).split(128):
+            with torch.no_grad():
+                for parameter, mask in masks.items():
+                    parameter.mul_(mask)
+            inputs = attacks.pgd(model, x[batch], y[batch], 0.1, steps=5, early_stop=False)
+            optimiser.zero_grad()
+            F.cross_entropy(model(inputs), y[batch]).backward()
+            optimiser.step()
+    with torch.no_grad():
+        for parameter, mask in masks.items():
+            parameter.mul_(mask)
+    return model.eval()
+
+
+def verdict(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epsilon: float, repeats: int) -> str:
+    """ "standard" without its checks, which AutoAttack has not, beside AutoAttack's standard version."""
+
+    def ours() -> float:
+        rob = attacks.evaluate(model, x, y, epsilons=[epsilon], checks=False, batch_size=BATCH)
+        return float(rob.curve.robust_accuracy.iloc[-1])
+
+    def theirs() -> float:
+        tool = pyautoattack.AutoAttack(model, norm="Linf", eps=epsilon, version="standard", device="cpu", seed=0)
+        moved, _ = tool.run_standard_evaluation(x, y, batch_size=BATCH)
+        with torch.no_grad():
+            return float((model(moved).argmax(1) == y).float().mean())
+
+    return compare(ours, {"AutoAttack": theirs}, repeats)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("pgd", "fgsm", "curve", "verdict"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     x, y = digits()
     plain = train(x[:1297], y[:1297], 0.0, 8)
     hardened = train(x[:1297], y[:1297], 0.1, 12)
-    x, y = x[1297:], y[1297:]
+    seen, x, y = (x[:1297], y[:1297]), x[1297:], y[1297:]
 
-    print("case | ours, robust accuracy | foolbox / ours, robust | foolbox on frozen parameters / ours, robust")
+    only = given.only
+    print("case | ours, robust accuracy | foolbox / ours, robust | on frozen parameters, robust | torchattacks, robust")
     for title, model, norm, epsilon, n in (
         ("PGD-40 linf .10, hardened, N=256", hardened, "linf", 0.10, 256),
         ("PGD-40 linf .15, hardened, N=256", hardened, "linf", 0.15, 256),
@@ -153,13 +244,27 @@ def main() -> None:
         ("PGD-40 l2 1.0, hardened, N=128", hardened, "l2", 1.0, 128),
         ("PGD-40 linf .002, hardened, N=128: almost nothing breaks", hardened, "linf", 0.002, 128),
     ):
-        print(title, "|", single(model, x[:n], y[:n], "pgd", norm, epsilon, given.repeats), flush=True)
-    for norm, epsilon in (("linf", 0.1), ("l2", 1.0)):
+        for cascade in (False, True) if only in (None, "pgd") else ():
+            row = single(model, x[:n], y[:n], "pgd", norm, epsilon, given.repeats, cascade)
+            print(title + ", after FGSM" * cascade, "|", row, flush=True)
+    for norm, epsilon in (("linf", 0.1), ("l2", 1.0)) if only in (None, "fgsm") else ():
         print(f"FGSM {norm}, N=500 |", single(hardened, x, y, "fgsm", norm, epsilon, 3 * given.repeats), flush=True)
     radii = [0.02 * step for step in range(1, 9)]
-    for cascade in ("pgd", "fgsm+pgd"):
-        title = f"8 radii to .16 with checks, {cascade}, hardened, N=96"
-        print(title, "|", curve(hardened, x[:96], y[:96], "linf", radii, given.repeats, cascade), flush=True)
+    for cascade_name in ("pgd", "fgsm+pgd") if only in (None, "curve") else ():
+        title = f"8 radii to .16, {cascade_name}, hardened, N=96"
+        print(title, "|", curve(hardened, x[:96], y[:96], "linf", radii, given.repeats, cascade_name), flush=True)
+    if only not in (None, "verdict"):
+        return
+    if pyautoattack is None:
+        print("AutoAttack was skipped: pyautoattack cannot be imported")
+        return
+    print("verdict | ours, robust accuracy | AutoAttack / ours, robust")
+    for title, model, epsilon, n in (
+        ("hardened, linf .15, N=100", hardened, 0.15, 100),
+        ("pruned, linf .15, N=100", pruned(hardened, *seen), 0.15, 100),
+        ("behind 16 levels, linf .1, N=60", Rounded(plain).eval(), 0.1, 60),
+    ):
+        print(title, "|", verdict(model, x[:n], y[:n], epsilon, given.repeats), flush=True)
 
 
 if __name__ == "__main__":

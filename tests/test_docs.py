@@ -81,23 +81,23 @@ def test_the_worked_attack_passes_its_own_test_and_fits_the_runner(monkeypatch: 
     *_, attack, test = code_blocks("CONTRIBUTING.md")
     names: dict[str, Any] = {}
     exec(attack, names)
-    scope = {"torch": torch, "nn": nn, "attacks": attacks, "rfgsm": names["rfgsm"]}
+    scope = {"torch": torch, "nn": nn, "attacks": attacks, "least_likely": names["least_likely"]}
     exec(test, scope)
-    scope["test_without_a_random_step_it_is_fgsm_and_it_never_beats_the_optimum"]()  # type: ignore[operator]
+    scope["test_with_two_classes_it_is_fgsm_and_it_never_beats_the_optimum"]()  # type: ignore[operator]
     entry = Attack(
-        "rfgsm",
-        "R+FGSM",
+        "least-likely",
+        "Least likely class",
         ("linf", "l2"),
-        "arXiv:1705.07204",
-        names["rfgsm"],
-        targeted=True,
+        "arXiv:1611.01236",
+        names["least_likely"],
+        targeted=False,
         description="",
-        passes=lambda _: 1,
+        passes=lambda _: 2,
     )
-    monkeypatch.setitem(attacks.ATTACKS, "rfgsm", entry)
+    monkeypatch.setitem(attacks.ATTACKS, "least-likely", entry)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     x = torch.rand(4, 3, 2, 2)
-    found = attacks.attack(model, x, model(x).argmax(1), "rfgsm", epsilon=0.1, alpha=0.25)
+    found = attacks.attack(model, x, model(x).argmax(1), "least-likely", epsilon=0.1)
     assert (found.distance <= 0.1 + 1e-6).all()
 
 

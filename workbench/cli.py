@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from .cli_options import (
+    AttackOption,
+    Attacks,
     Device,
+    EightBit,
     Epsilons,
     HeadActivation,
     Images,
@@ -28,7 +31,7 @@ from .cli_options import (
 )
 from .console import print_json, print_notices, print_table, printable, progress_bar, run
 from .errors import OptionError
-from .typed import file_names, load_model, method_names, number, numbers, read_images, size_of
+from .typed import attack_names, file_names, load_model, method_names, numbers, read_images, size_of
 
 app = typer.Typer(
     help="Why does an image classifier decide so, and how easily is it fooled?",
@@ -283,11 +286,18 @@ def dissect(
 def attack(
     model: Model,
     images: Images,
-    name: Annotated[str, typer.Option("--attack", help="fgsm or pgd.")] = "pgd",
-    norm: Norm = "linf",
-    epsilon: Annotated[str, typer.Option("--eps", help="Budget, such as 8/255.")] = "8/255",
+    name: Annotated[str, typer.Option("--attack", help="Its name, as workbench attacks lists it.")] = "pgd",
+    norm: Annotated[str | None, typer.Option(help="linf, l2, l1 or l0; the attack's usual one otherwise.")] = None,
+    epsilon: Annotated[
+        str | None,
+        typer.Option("--eps", help="Budget, such as 8/255 (the default for linf); the nearest image needs none."),
+    ] = None,
     target: Annotated[int | None, typer.Option(help="Class to reach; away from the label otherwise.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the adversarial images.")] = None,
+    option: AttackOption = None,
+    eight_bit: EightBit = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the adversarial images: PNG, and adversarials.npz.")
+    ] = None,
     limit: Limit = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -298,46 +308,109 @@ def attack(
     std: Std = None,
     as_json: Json = False,
 ) -> None:
-    """Attack each image once and say which ones fooled the model."""
-    import torch
+    """Attack each image once and say which ones fooled the model, and how near that was."""
+    from . import attack_command
 
-    import attacks as engine
-
-    vision = load_model(model, device, stem, head_activation, input_size, mean, std)
-    photos = read_images(images, vision, limit)
-    labels = photos.labels
-    if labels is None:
-        with torch.no_grad():
-            labels = vision(photos.images.to(vision.device)).argmax(dim=1).cpu()
-    targets = None if target is None else torch.full_like(labels, target)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    with progress_bar("Attacking", as_json) as progress:
-        found = engine.attack(
-            vision, photos.images, labels, name, norm=norm, epsilon=number(epsilon), targets=targets, seed=seed,
-            ids=photos.ids, progress=progress,
-        )  # fmt: skip
-    if out is not None:
-        from .report import figures
-
-        for index, stem_name in enumerate(file_names(photos.ids)):
-            picture = figures.to_rgb(found.images[index].cpu().numpy())
-            (out / f"{stem_name}.{name}.png").write_bytes(figures.to_png_bytes(picture))
-    if as_json:
-        print_json(
-            {"attack": name, "norm": norm, "epsilon": number(epsilon), "images": found.frame().to_dict("records")}
-        )
-        return
-    print_notices(vision, photos)
-    truth = "label" if photos.labels is not None else "prediction"
-    print_table(
-        ["image", truth, "after the attack", "fooled", f"{norm} distance"],
-        [
-            [i, vision.class_name(int(a)), vision.class_name(int(b)), "yes" if bool(s) else "no", f"{float(d):.4f}"]
-            for i, a, b, s, d in zip(photos.ids, labels, found.fooled_as, found.success, found.distance, strict=True)
-        ],
+    settings = {"seed": seed, "eight_bit": eight_bit}
+    attack_command.attack(
+        attack_command.Request(images, name, norm, epsilon, tuple(option or ()), settings, out, limit, as_json),
+        target,
+        lambda: load_model(model, device, stem, head_activation, input_size, mean, std),
     )
-    typer.echo(f"{int(found.success.sum())} of {len(photos)} images fool the model at {norm} ε = {epsilon}.")
+
+
+@app.command()
+def attacks(as_json: Json = False) -> None:
+    """List the attacks, the workbench's own and foolbox's."""
+    from .attack_command import listing
+
+    listing(as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    images: Images,
+    norm: Norm = "linf",
+    epsilons: Epsilons = "1/255,2/255,4/255,8/255",
+    attacks: Attacks = "standard",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of an attack, as pgd.steps=40; may be repeated.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="adversarials.npz of an earlier run, to try first.", metavar="FILE.npz")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for index.html, tables and adversarial images.")
+    ] = Path("evaluation"),
+    journal: Annotated[
+        Path | None, typer.Option(help="Folder of finished steps, to go on from; OUT/journal otherwise.")
+    ] = None,
+    eight_bit: EightBit = False,
+    eot: Annotated[int, typer.Option(help="Passes to average over, for a model that is random.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images per pass; changes speed and memory only.", min=1)] = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    stem: Stem = None,
+    head_activation: HeadActivation = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    as_json: Json = False,
+) -> None:
+    """Measure robust accuracy with its uncertainty, cost, and the checks that say how far to trust it.
+
+    A run that was stopped, even killed, goes on when the same command is given again.
+    """
+    from . import evaluate_command
+
+    settings = {"norm": norm, "seed": seed, "eight_bit": eight_bit, "eot": eot, "batch_size": batch_size}
+    evaluate_command.evaluate(
+        evaluate_command.Request(
+            model,
+            images,
+            numbers(epsilons),
+            attacks,
+            tuple(option or ()),
+            replay,
+            settings,
+            out,
+            journal,
+            limit,
+            as_json,
+        ),
+        lambda: load_model(model, device, stem, head_activation, input_size, mean, std),
+    )
+
+
+@app.command()
+def transfer(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Two models or more, each as elsewhere: file, name, sample:NAME.", metavar="MODEL"),
+    ],
+    images: Annotated[str, typer.Option("--images", help="Photos, as elsewhere: a folder, sample:shapes.")],
+    name: Annotated[str, typer.Option("--attack", help="Its name; those that spend a budget transfer better.")] = "pgd",
+    norm: Norm = "linf",
+    epsilon: Annotated[
+        str | None, typer.Option("--eps", help="Budget, such as 8/255, which is the default for linf.")
+    ] = None,
+    option: AttackOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the pairs as CSV.", metavar="FILE.csv")] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say which models are fooled by images made on which others."""
+    from . import attack_command
+
+    attack_command.transfer(
+        attack_command.Request(images, name, norm, epsilon, tuple(option or ()), {"seed": seed}, out, limit, as_json),
+        models,
+        lambda source: load_model(source, device, None, None, None, None, None),
+    )
 
 
 @app.command()
@@ -350,6 +423,7 @@ def report(
     layer: Layer = None,
     norm: Norm = "linf",
     epsilons: Epsilons = "1/255,2/255,4/255,8/255",
+    attacks: Attacks = "fast",
     limit: Limit = None,
     seed: Seed = 0,
     lite: Annotated[bool, typer.Option("--lite", help="Small, without scripts.")] = False,
@@ -369,7 +443,7 @@ def report(
     with progress_bar("Working", as_json) as progress:
         made = make_report(
             vision, photos, out, methods=method_names(methods), target=target, layer=layer, norm=norm,
-            epsilons=[number(text) for text in epsilons.split(",")], seed=seed, lite=lite, sources=(model, images),
+            epsilons=numbers(epsilons), attacks=attack_names(attacks), seed=seed, lite=lite, sources=(model, images),
             progress=progress,
         )  # fmt: skip
     size = len(made.html.encode())

@@ -34,6 +34,15 @@ Target = Annotated[
     int | None, typer.Option(help="Class index to explain; the predicted class of each image otherwise.")
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer for the CAM methods; the last spatial one otherwise.")]
-Norm = Annotated[str, typer.Option(help="linf or l2.")]
+Norm = Annotated[str, typer.Option(help="linf, l2, l1 or l0.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Epsilons = Annotated[str, typer.Option("--eps", help="Comma-separated budgets, such as 1/255,2/255.")]
+Attacks = Annotated[
+    str, typer.Option(help="fast, standard or thorough; or names with commas, as workbench attacks lists them.")
+]
+AttackOption = Annotated[
+    list[str] | None, typer.Option("--option", help="Option of the attack, as steps=40; may be repeated.")
+]
+EightBit = Annotated[
+    bool, typer.Option("--eight-bit", help="Round to whole grey levels, as a saved picture does, before judging.")
+]

@@ -106,8 +106,14 @@ def print_notices(model: VisionModel | ImageModel, images: ImageSet) -> None:
         typer.secho(printable(f"Skipped {name}: {reason}"), err=True, fg=typer.colors.YELLOW)
 
 
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print aligned columns; cells are shown literally, whatever a file or class is called."""
+def print_table(columns: list[str], rows: list[list[str]], whole: bool = False) -> None:
+    """Print aligned columns; cells are shown literally, whatever a file or class is called.
+
+    Args:
+        columns: headings.
+        rows: cells.
+        whole: shorten nothing, even where lines get longer than the terminal is wide.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -115,7 +121,10 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(escape(printable(str(cell))) for cell in row))
-    Console().print(table)
+    console = Console()
+    if whole:
+        console.width = max(console.width, table.__rich_measure__(console, console.options.update(width=999)).maximum)
+    console.print(table)
 
 
 def print_json(value: dict[str, Any]) -> None:

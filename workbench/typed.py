@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,44 @@ def number(text: str) -> float:
 def numbers(text: str) -> tuple[float, ...]:
     """Read numbers with commas between them."""
     return tuple(number(part) for part in text.split(","))
+
+
+def attack_names(text: str) -> str | tuple[str, ...]:
+    """Read the name of a preset, or names of attacks with commas between them."""
+    import attacks as engine
+
+    return text if text in engine.PRESETS else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def attack_options(given: Sequence[str]) -> dict[str, dict[str, bool | int | float]]:
+    """Read options of attacks, each as ``attack.name=value``, into a mapping per attack.
+
+    Raises:
+        OptionError: one of them is written otherwise.
+    """
+    found: dict[str, dict[str, bool | int | float]] = {}
+    for text in given:
+        whole, value = option(text, "pgd.steps=40")
+        attack, _, name = whole.rpartition(".")
+        if not attack or not name:
+            raise OptionError("This option does not say of which attack it is", text, "Write it as pgd.steps=40.")
+        found.setdefault(attack, {})[name] = value
+    return found
+
+
+def option(text: str, example: str) -> tuple[str, bool | int | float]:
+    """Read ``name=value``, where the value is a number, a fraction, true or false.
+
+    Raises:
+        OptionError: it is written otherwise.
+    """
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals:
+        raise OptionError("This is not an option with a value", text, f"Write it as {example}.")
+    word = value.strip().lower()
+    if word in ("true", "false"):
+        return name.strip(), word == "true"
+    return name.strip(), int(word) if word.lstrip("+-").isdecimal() else number(word)
 
 
 def size_of(text: str) -> tuple[int, int, int]:

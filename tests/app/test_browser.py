@@ -89,7 +89,7 @@ def test_the_report_opens_offline(page: Page, context: BrowserContext, server: s
     page.goto(f"{server}/?model=digits-lenet&images=digits&n=2")
     page.get_by_role("button", name="Measure robustness").click(timeout=PATIENCE)
     expect(page.get_by_text("All sanity checks of the attacks passed")).to_be_visible(timeout=PATIENCE)
-    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=PATIENCE)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the report").click()
     file = tmp_path / "report.html"

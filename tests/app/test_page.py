@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -467,6 +468,20 @@ def test_robustness_and_the_report(app: App) -> None:
     assert shown(page).model.digest.encode() in measured.report
     assert len(page.get("plotly_chart")) == 1
     assert len(page.get("download_button")) == 1
+    stages = measured.evaluation.stages
+    credit = page.dataframe[0].value
+    assert credit["Attack"].tolist() == ["FGSM", "PGD"]
+    assert credit["Broke"].tolist() == stages["credited"].tolist()
+    assert "All sanity checks of the attacks passed" in said(page)
+    # A failed check stands above the curve, and what it saw below.
+    checks = measured.evaluation.checks.copy()
+    checks.loc[3, ["passed", "detail"]] = [False, "4 of 4 images have no gradient."]
+    shown(page).measured = replace(measured, evaluation=replace(measured.evaluation, checks=checks))
+    page.run()
+    assert "**Do not trust these numbers.** 1 sanity check of the attack failed" in said(page)
+    assert "4 of 4 images have no gradient" in said(page).replace("\\", "")
+    assert "remains open" in said(page)
+    assert "checks of the attacks passed" not in said(page)
 
 
 # ---- when something breaks

@@ -35,7 +35,7 @@ def test_the_model_is_left_as_it_was_in_train_mode_too(fingerprint) -> None:
     model[0].weight.grad = torch.ones_like(model[0].weight)
     model.register_forward_hook(lambda *args: None)
     before = fingerprint(model)
-    rob = attacks.evaluate(model, photos(), epsilons=[0.1])
+    rob = attacks.evaluate(model, photos(), epsilons=[0.1], attacks="fast")
     assert fingerprint(model) == before
     assert rob.trustworthy or not rob.checks.set_index("check").passed["huge epsilon breaks all"]
     # Train mode would use dropout and batch statistics: the attack must have seen the eval network.
@@ -58,7 +58,7 @@ def test_the_model_is_left_as_it_was_after_an_exception(fingerprint) -> None:
     model = Bomb().train()
     before = fingerprint(model)
     with pytest.raises(attacks.AttackError, match="bang"):
-        attacks.evaluate(model, photos(), [0, 1, 2, 0], epsilons=[0.001, 0.1])
+        attacks.evaluate(model, photos(), [0, 1, 2, 0], epsilons=[0.001, 0.1], attacks="fast")
     assert fingerprint(model) == before
 
     def stop(done: int, total: int, what: str) -> None:
@@ -124,10 +124,10 @@ def test_the_images_are_left_alone_by_models_that_write_to_them() -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_any_grad_mode(digits, mode) -> None:
     x, y = digits.images[:20], digits.labels[:20]
-    plain = attacks.evaluate(digits.model, x, y, epsilons=[0.1])
+    plain = attacks.evaluate(digits.model, x, y, epsilons=[0.1], attacks="fast")
     with mode():
         # Also images, labels and a network that were made in there.
-        inside = attacks.evaluate(digits.model, x.clone(), y.clone(), epsilons=[0.1])
+        inside = attacks.evaluate(digits.model, x.clone(), y.clone(), epsilons=[0.1], attacks="fast")
         attacks.attack(small(), photos(), torch.tensor([0, 1, 2, 0]), norm="l2", epsilon=0.5)
         attacks.pgd(small(), photos(), torch.tensor([0, 1, 2, 0]), 0.1)
     assert inside.samples.equals(plain.samples)
@@ -151,11 +151,11 @@ def test_autocast_of_the_caller_does_not_reach_the_attack(digits) -> None:
 def test_threads_share_a_model(digits) -> None:
     requests = [{"norm": norm, "epsilons": (0.05, 0.1), "seed": seed} for norm in ("linf", "l2") for seed in (0, 1)]
     x, y = digits.images[:30], digits.labels[:30]
-    alone = [attacks.evaluate(digits.model, x, y, **request).samples for request in requests]
+    alone = [attacks.evaluate(digits.model, x, y, **request, attacks="fast").samples for request in requests]
     together: list = [None] * len(requests)
 
     def work(index: int) -> None:
-        together[index] = attacks.evaluate(digits.model, x, y, **requests[index]).samples
+        together[index] = attacks.evaluate(digits.model, x, y, **requests[index], attacks="fast").samples
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(requests))]
     for thread in threads:
@@ -172,7 +172,7 @@ def test_threads_share_a_model(digits) -> None:
 def test_shapes(classes, channels, height, width, n, norm) -> None:
     model, x = small(classes, channels).eval(), photos(n, channels, height, width)
     y = model(x).argmax(1)
-    rob = attacks.evaluate(model, x, y, norm=norm, epsilons=[0.01, 0.9], batch_size=2)
+    rob = attacks.evaluate(model, x, y, norm=norm, epsilons=[0.01, 0.9], batch_size=2, attacks="fast")
     assert rob.images.shape == x.shape and len(rob.samples) == n
     found = attacks.attack(model, x, y, norm=norm, epsilon=0.9, targets=(y + 1) % classes)
     assert found.images.shape == x.shape

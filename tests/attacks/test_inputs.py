@@ -78,21 +78,21 @@ def test_labels_and_targets(labels, what, fix) -> None:
         with pytest.raises(attacks.AttackError, match=what.replace("labels", "targets")):
             attacks.attack(net(), X, Y, targets=labels)
         with pytest.raises(attacks.AttackError, match=what):
-            attacks.evaluate(net(), X, labels)
+            attacks.evaluate(net(), X, labels, attacks="fast")
 
 
 @pytest.mark.parametrize(("epsilons", "what", "fix"), BAD_EPSILONS)
 def test_epsilons(epsilons, what, fix) -> None:
     with pytest.raises(attacks.AttackError, match=what) as caught:
-        attacks.evaluate(net(), X, Y, epsilons=epsilons)
+        attacks.evaluate(net(), X, Y, epsilons=epsilons, attacks="fast")
     assert caught.match(fix)
 
 
 def test_epsilons_are_sorted_and_unique_and_l2_has_its_own_limit() -> None:
-    assert attacks.evaluate(net(), X, Y, epsilons=[0.2, 0.1, 0.2], checks=False).epsilons == (0.1, 0.2)
-    assert attacks.evaluate(net(), X, Y, norm="l2", epsilons=[2.0], checks=False).epsilons == (2.0,)
+    assert attacks.evaluate(net(), X, Y, epsilons=[0.2, 0.1, 0.2], checks=False, attacks="fast").epsilons == (0.1, 0.2)
+    assert attacks.evaluate(net(), X, Y, norm="l2", epsilons=[2.0], checks=False, attacks="fast").epsilons == (2.0,)
     with pytest.raises(attacks.AttackError, match=r"largest possible l2 distance, 2: 2\.1"):
-        attacks.evaluate(net(), X, Y, norm="l2", epsilons=[2.1])
+        attacks.evaluate(net(), X, Y, norm="l2", epsilons=[2.1], attacks="fast")
 
 
 @pytest.mark.parametrize(
@@ -122,19 +122,22 @@ def test_options(request_, what) -> None:
 @pytest.mark.parametrize(
     ("request_", "what"),
     [
-        ({"attacks": "standard"}, "not available yet. Use attacks='fast'"),
         ({"attacks": "fats"}, "Unknown preset: 'fats'. Did you mean 'fast'"),
         ({"attacks": "pgd"}, r"For a single attack pass attacks=\('pgd',\)"),
         ({"attacks": ()}, "empty"),
         ({"attacks": ("pgd", "pgd")}, "repeats itself"),
-        ({"attacks": ("pgd", "apgd")}, "Unknown attack: 'apgd'"),
+        ({"attacks": ("pgd", "apdg")}, "Unknown attack: 'apdg'. Did you mean 'apgd'"),
+        ({"attacks": "fast", "norm": "l0"}, "No attack of the preset 'fast' has a form for this norm: l0"),
+        ({"attacks": ("pgd",), "norm": "l1"}, "PGD has no form for this norm: l1"),
         ({"attacks": ("fgsm",), "options": {"pgd": {"steps": 3}}}, "does not run: pgd"),
-        ({"options": {"pgd": {"step": 3}}}, "no such option: step"),
+        ({"attacks": "fast", "options": {"pgd": {"step": 3}}}, "no such option: step"),
+        ({"eot": 0}, "eot.* must be a whole number of at least 1: 0"),
+        ({"batch_size": 0}, "batch size must be a whole number"),
     ],
 )
 def test_cascades(request_, what) -> None:
     with pytest.raises(attacks.AttackError, match=what):
-        attacks.evaluate(net(), X, Y, **request_)
+        attacks.evaluate(net(), X, Y, **{"epsilons": [0.1], **request_})
 
 
 @pytest.mark.parametrize(

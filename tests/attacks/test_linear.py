@@ -80,7 +80,7 @@ def test_the_curve_is_the_distribution_of_distances(linear, norm) -> None:
     model, x, y = linear()
     reach = model.distance(x, norm)
     budgets = [middle(reach, share) for share in (0.2, 0.5, 0.8)]
-    rob = attacks.evaluate(model, x, y, norm=norm, epsilons=budgets)
+    rob = attacks.evaluate(model, x, y, norm=norm, epsilons=budgets, attacks="fast")
     expected = [1.0] + [(reach > epsilon).double().mean().item() for epsilon in budgets]
     assert rob.curve.robust_accuracy.tolist() == pytest.approx(expected, abs=1e-12)
     for reached, broken_at in zip(reach.tolist(), rob.samples.broken_at, strict=True):

@@ -17,8 +17,20 @@ ROOT = Path(__file__).parents[2]
 def test_public_names() -> None:
     assert len(set(attacks.__all__)) == len(attacks.__all__)
     assert set(attacks.__all__) == {
-        *("ATTACKS", "PRESETS", "Attack", "AttackError", "AttackResult", "Evaluation"),
-        *("attack", "evaluate", "fgsm", "pgd"),
+        *("ATTACKS", "PRESETS", "Attack", "AttackError", "AttackResult", "Binarisation", "Evaluation", "Stage"),
+        *(
+            "TransferMatrix",
+            "apgd",
+            "apgd_dlr",
+            "apgd_t",
+            "attack",
+            "binarisation_test",
+            "cw",
+            "ddn",
+            "deepfool",
+            "evaluate",
+        ),
+        *("fab", "fab_t", "fgsm", "fmn", "listing", "mifgsm", "pgd", "rfgsm", "square", "superdeepfool", "transfer"),
     }
     assert all(hasattr(attacks, name) for name in attacks.__all__)
 
@@ -26,16 +38,18 @@ def test_public_names() -> None:
 def test_importing_a_file_does_not_hide_the_function_of_its_name() -> None:
     import attacks.fgsm
     import attacks.pgd
+    import attacks.transfer
 
-    assert inspect.isfunction(attacks.fgsm) and inspect.isfunction(attacks.pgd)
+    assert all(inspect.isfunction(one) for one in (attacks.fgsm, attacks.pgd, attacks.transfer))
 
 
 @pytest.mark.parametrize("name", attacks.ATTACKS)
 def test_registry_entries_are_whole(name) -> None:
     attack = attacks.ATTACKS[name]
-    assert attack.name == name and attack.description and attack.title and set(attack.norms) <= {"linf", "l2"}
-    first_line = inspect.getmodule(attack.function).__doc__.splitlines()[0]
-    assert attack.paper in first_line
+    assert (
+        attack.name == name and attack.description and attack.title and set(attack.norms) <= {"linf", "l2", "l1", "l0"}
+    )
+    assert attack.paper in inspect.getmodule(attack.function).__doc__.split("\n\n")[0]
     names = list(inspect.signature(attack.function).parameters)
     assert names[:6] == ["model", "x", "labels", "epsilon", "norm", "targeted"]
     assert attack.passes(attack.options) >= 1
@@ -48,7 +62,8 @@ def test_configured_attacks_show_their_options() -> None:
 
 
 def test_presets_name_attacks() -> None:
-    assert all(set(names) <= set(attacks.ATTACKS) for names in attacks.PRESETS.values())
+    for stages in attacks.PRESETS.values():
+        assert {stage.attack.name for stage in stages} <= set(attacks.ATTACKS)
 
 
 def test_import_stands_alone() -> None:

@@ -30,6 +30,7 @@ def evaluation(
     return Evaluation(
         curve=pd.DataFrame(rows, columns=["epsilon", "robust_accuracy", "low", "high", "n"]),
         samples=pd.DataFrame(),
+        stages=pd.DataFrame(),
         checks=pd.DataFrame(list(checks), columns=["check", "passed"]),
         images=torch.zeros(n, 1, 1, 1),
         norm=norm,

@@ -14,8 +14,9 @@ from PIL import Image
 
 import attacks
 from attacks import Evaluation
-from workbench.report import pictures, words
+from workbench.report import credit, pictures, words
 from workbench.report.chart import HEIGHT, WIDTH, chart
+from workbench.report.figures import epsilon_text
 
 
 def size_of(uri: str) -> tuple[int, int]:
@@ -145,19 +146,63 @@ def test_the_static_drawing_is_the_curve(evaluation: Evaluation) -> None:
     assert not chart(dataclasses.replace(evaluation, checks=evaluation.checks[:0])).trusted
 
 
-def test_triples_are_the_weakest_images_first(small_net: Any, some_images: Any, read_page: Any) -> None:
+def test_those_fooled_are_the_weakest_images_first(small_net: Any, some_images: Any, read_page: Any) -> None:
     import workbench as wb
 
     model, images = small_net(), some_images(8)
-    found = attacks.evaluate(model, images.images, epsilons=(0.2, 0.4, 0.9), ids=images.ids)
+    found = attacks.evaluate(model, images.images, epsilons=(0.2, 0.4, 0.9), ids=images.ids, attacks="fast")
     fallen = found.samples[found.samples["broken_at"] < np.inf].sort_values("broken_at", kind="stable")["id"].tolist()
     assert len(fallen) > 4
     made = wb.report(model, images, evaluation=found, methods="saliency", lite=True)
     page = read_page(made.html)
-    assert len(page.classed("triple")) == 4
+    assert len(page.classed("fooled")) == 4
     shown = [attrs["alt"] for attrs in page.all("img") if "magnified" in attrs["alt"]]
     assert [alt.split(",")[0].removeprefix("change of ") for alt in shown] == fallen[:4]
     change = (found.images - images.images)[[images.ids.index(i) for i in fallen[:4]]]
     factor = pictures.magnification(list(change.numpy()))
     assert page.text.count(f"Difference × {factor}") == 4
+    # Both answers of each are explained, as the engine does, on one scale.
+    samples = found.samples.set_index("id").loc[fallen[:4]]
+    for image, row in samples.iterrows():
+        for when, seen in (("before", row["predicted"]), ("after", row["fooled_as"])):
+            alt = f"Saliency map of {image} {when} the attack for class {seen}, "
+            assert sum(attrs["alt"].startswith(alt) for attrs in page.all("img")) == 1
+        assert f"{image} fooled at {epsilon_text(row['broken_at'], 'linf')} by " in page.text
     assert torch.equal(found.images, found.images.clamp(0, 1))
+
+
+def test_credit_is_that_of_the_stages(small_net: Any, some_images: Any, read_page: Any) -> None:
+    import workbench as wb
+
+    model, images = small_net(), some_images(8)
+    squares = {"options": {"square": {"queries": 20}}}
+    first = attacks.evaluate(model, images.images, epsilons=(0.2, 0.4), ids=images.ids, attacks="standard", **squares)
+    found = attacks.evaluate(
+        model,
+        images.images,
+        epsilons=(0.2, 0.4),
+        ids=images.ids,
+        attacks="standard",
+        replay=dict([*first.adversarials().items()][:2]),
+        **squares,
+    )
+    told = credit.credits_of(found)
+    assert [one.credited for one in told[1:]] == found.stages["credited"].tolist()
+    assert told[0].credited == int((found.samples["attack"] == "replay").sum()) > 0
+    assert sum(one.credited for one in told) == len(found.adversarials())
+    for one, row in zip(told[1:], found.stages.to_dict("records"), strict=True):
+        assert one.attack.startswith(row["title"])
+        assert one.tried == row["tried"]
+        if row["tried"]:
+            assert one.forwards * row["tried"] == pytest.approx(row["forwards"])
+        else:
+            assert one.passes == "–"
+    titles = credit.stage_titles(found)
+    twice = [title for title in titles if title.startswith("APGD-T")]
+    assert len(set(twice)) == len(twice) == 2, "told apart by their options"
+    page = read_page(wb.report(model, images, evaluation=found, methods="saliency", lite=True).html)
+    for one in told:
+        assert f"{one.attack} {'–' if one.tried is None else one.tried} {one.credited} {one.passes}" in page.text
+    assert credit.cost(found) in page.text
+    assert "only where the gradient may not have told all" in page.text
+    assert "by a stored adversarial" in page.text

@@ -38,8 +38,8 @@ class Attacked:
     """The nearest adversarial images found, and what moved on the way there.
 
     Attributes:
-        images: ``(N, C, H, W)`` in [0, 1]; where no budget was enough, the strongest attempt.
-        distance: ``(N,)``, l2 in pixels of [0, 1]; infinite where no budget was enough.
+        images: ``(N, C, H, W)`` in [0, 1]; the image itself where none was found.
+        distance: ``(N,)``, l2 in pixels of [0, 1]; infinite where none was found.
         fooled_as: int64 ``(N,)``, what the model sees then.
         success: bool ``(N,)``.
         change: the change of the outputs, split exactly into pixels, decisions and bias.
@@ -169,7 +169,7 @@ def interpret(
     terms = lens.bias_terms(chosen)
     found_spectrum = _spectrum(lens, stage.part(0.1, 0.4))
     gap = lens.jacobian_gap()
-    attacked = _attack(model, images, lens, radius, seed, stage.part(0.4, 1.0)) if attack else None
+    attacked = _attack(model, images, lens, seed, stage.part(0.4, 1.0)) if attack else None
     stage.part(1.0, 1.0)(1, 1, "done")
     provenance = {**lens.provenance, "seed": seed, "attack": attack, "seconds": time.perf_counter() - started}
     return Interpretation(
@@ -190,11 +190,9 @@ def _spectrum(lens: LinearInterpreter, progress: Progress) -> Spectrum:
     return explain.linear.Spectrum(values, left, right, found[0].complete, lens.ids)
 
 
-def _attack(
-    model: nn.Module, images: ImageSet, lens: LinearInterpreter, radius: torch.Tensor, seed: int, progress: Progress
-) -> Attacked:
+def _attack(model: nn.Module, images: ImageSet, lens: LinearInterpreter, seed: int, progress: Progress) -> Attacked:
     labels = lens.outputs.argmax(1)
-    near = nearest(model, images, labels.cpu(), radius.abs().cpu(), seed, progress)
+    near = nearest(model, images, labels.cpu(), seed, progress)
     try:
         agreement = lens.gate_agreement(near.images)
     except explain.NotApplicable:

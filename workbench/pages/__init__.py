@@ -14,7 +14,9 @@ model and the images. Nothing here imports torch: the shell of a page paints fir
 ``text``       names of strangers made harmless; errors as one paragraph
 ``explain``    the page "Explain": choose, run, look
 ``gallery``    its result: pictures, predictions, maps on a shared scale
-``robustness`` its last part: the curve and the report
+``robustness`` its last part: the curve, who broke what, and the report
+``attack``     the page "Attack": choose, run, look
+``attacked``   its result: both pictures, the difference, maps of both answers, files
 ``linear``     the page "Linear": choose, run, look
 ``apart``      its result: votes, bias and patterns of one picture
 ``pixel``      a picture to click on, and what the chosen pixel does
@@ -34,9 +36,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from . import dissect, engine, explain, linear, sidebar
+from . import attack, dissect, engine, explain, linear, sidebar
 
-_EXPLAIN, _LINEAR, _DISSECT = ":material/visibility:", ":material/function:", ":material/category:"
+_EXPLAIN, _ATTACK = ":material/visibility:", ":material/bolt:"
+_LINEAR, _DISSECT = ":material/function:", ":material/category:"
 
 
 def main() -> None:
@@ -46,6 +49,7 @@ def main() -> None:
     engine.start()
     pages = [
         st.Page(lambda: explain.page(chosen), title="Explain", icon=_EXPLAIN, url_path="explain", default=True),
+        st.Page(lambda: attack.page(chosen), title="Attack", icon=_ATTACK, url_path="attack"),
         st.Page(lambda: linear.page(chosen), title="Linear", icon=_LINEAR, url_path="linear"),
         st.Page(lambda: dissect.page(chosen), title="Dissect", icon=_DISSECT, url_path="dissect"),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from ..interpretation import Attacked, Interpretation
     from .apart import Shown
 
-_BUDGETS = 8  # what the search for the smallest one usually tries
 _RATIO = "Below 1, the change of decisions helped the attack; above 1, it stood in its way."
 
 
@@ -37,10 +35,12 @@ def section(shown: Shown, index: int) -> None:
 
 
 def _cost() -> str:
-    from attacks.registry import ATTACKS
+    from attacks import ATTACKS
 
-    pgd = ATTACKS["pgd"]
-    return f"about {_BUDGETS * (pgd.passes(pgd.options) + 1)} forward and backward passes"
+    from ..interpretation.nearest import ATTACKS as USED
+
+    methods = [ATTACKS[name] for name in USED]
+    return f"at most {sum(one.passes(one.options) + 2 for one in methods):,} forward and backward passes"
 
 
 def _attack(shown: Shown, index: int, progress: jobs.Progress) -> Interpretation:
@@ -64,7 +64,8 @@ def _draw(shown: Shown, index: int, found: Interpretation, attack: Attacked) -> 
     predicted, fooled_as = int(found.target[0]), int(attack.fooled_as[0])
     radius, distance = float(found.radius[0]), float(attack.distance[0])
     if not bool(attack.success[0]):
-        st.info("No budget was enough to fool the network here; below is the strongest attempt.")
+        st.info("No attack fooled the network here, at any distance.")
+        return
     _pictures(shown, index, attack, (predicted, fooled_as))
     with st.container(horizontal=True, gap="large"):
         st.metric(
@@ -72,14 +73,14 @@ def _draw(shown: Shown, index: int, found: Interpretation, attack: Attacked) -> 
             help=f"First-order radius: the ℓ2 distance at which {plain(model.class_name(predicted))} and "
             f"{plain(model.class_name(int(found.shares.runner_up[0])))} would tie.",
         )  # fmt: skip
-        reached = f"{distance:.3g}" if math.isfinite(distance) else "not fooled"
         st.metric(
             "ℓ2 radius that the attack needed",
-            reached,
+            f"{distance:.3g}",
             width="content",
-            help="ℓ2 distance in pixels of [0, 1] of the nearest adversarial picture that PGD found: an upper bound.",
+            help="ℓ2 distance in pixels of [0, 1] of the nearest adversarial picture that DDN and SuperDeepFool found: an "
+            "upper bound.",
         )
-        if math.isfinite(distance) and radius > 0:
+        if radius > 0:
             st.metric(
                 "Ratio",
                 f"{distance / radius:.2g}×",

@@ -11,6 +11,7 @@ from .uploads import safe_name
 
 if TYPE_CHECKING:
     from ..models import VisionModel
+    from .attacked import Request
     from .dissected import Shown
     from .removed import Removal
     from .sidebar import Choice, ModelChoice
@@ -62,6 +63,27 @@ def linear(
             "found.votes  # (N, H, W); with found.shares.bias they add up to the logit",
             "found.frame()",
             "found.lens.column((0, 3, 5))  # what channel 0 of the pixel in row 3, column 5 does to every class",
+        ]
+    )
+
+
+def attack(choice: ModelChoice, options: Options, model: VisionModel, photos: Photos, request: Request) -> str:
+    """Return a script that loads the same model and picture and attacks it in the same way."""
+    arguments = [repr(request.attack), f"norm={request.norm!r}"]
+    if request.epsilon is not None:
+        steps = 255 * request.epsilon
+        arguments.append(f"epsilon={steps:.10g} / 255" if request.norm == "linf" else f"epsilon={request.epsilon!r}")
+    arguments += [] if request.target is None else [f"targets=[{request.target}]"]
+    arguments += ["ids=image.ids", *(["eight_bit=True"] if request.eight_bit else [])]
+    return "\n".join(
+        [
+            "import attacks",
+            *_subject(choice, options, model, photos),
+            f"image = images.subset([{request.index}])",
+            "predicted = model(image.images).argmax(1)",
+            f"found = attacks.attack(model, image.images, predicted, {', '.join(arguments)})",
+            "found.images  # (1, C, H, W)",
+            "found.frame()",
         ]
     )
 

@@ -26,6 +26,9 @@ class Measured:
     report: bytes
 
 
+_ATTACKS = "fast"
+
+
 def section(shown: Shown) -> None:
     """Draw the button that measures; once measured, the curve, its checks, and the report to download."""
     if shown.measured is None:
@@ -51,7 +54,7 @@ def _measure(shown: Shown, progress: jobs.Progress) -> Measured:
     model, images = shown.model, shown.photos.images
     side = model.input_size[1] * model.input_size[2]
     evaluation = evaluate(
-        model, images.images, images.labels, epsilons=_EPSILONS, ids=images.ids, progress=progress,
+        model, images.images, images.labels, epsilons=_EPSILONS, attacks=_ATTACKS, ids=images.ids, progress=progress,
         batch_size=64 if side <= 128 * 128 else 8,  # small enough that Cancel is heard soon
     )  # fmt: skip
     made = report(
@@ -71,17 +74,24 @@ def _draw(shown: Shown, measured: Measured) -> None:
     images = shown.photos.images
     right = None if images.labels is None else (int(evaluation.samples["clean_correct"].sum()), len(images))
     st.markdown(f"**{words.headline(evaluation, right)}**")
+    if (distrust := words.distrust(evaluation)) is not None:
+        st.error(f"**Do not trust these numbers.** {plain(distrust)}", icon=":material/error:")
     last = evaluation.curve.iloc[-1]
+    figure = figures.robustness_curve(evaluation)
+    figure.update_layout(title=None, margin={"t": 12, "r": 12}, height=340)
+    figure.update_xaxes(title="budget ε")  # the long titles do not fit a phone
+    what = "whose prediction survives" if words.relative(evaluation) else "classified right"
+    st.caption(
+        f"Share of images {what}, {words.axis(evaluation.norm)}, with the 95 % interval. An upper bound: a stronger attack "
+        "can only lower it."
+    )
     st.plotly_chart(
-        figures.robustness_curve(evaluation), theme=None, config={"displaylogo": False}, key="curve",
+        figure, theme=None, config={"displaylogo": False}, key="curve",
         alt=f"Robust accuracy falls from {evaluation.curve.iloc[0].robust_accuracy:.0%} on clean images to "
         f"{last.robust_accuracy:.0%} at the largest change, {last.epsilon * 255:g}/255.",
     )  # fmt: skip
-    failed = evaluation.checks.loc[~evaluation.checks["passed"]]
-    for check in failed.itertuples():
-        st.warning(f"{plain(check.check)}: {plain(check.detail)}")
-    if failed.empty:
-        st.caption(":material/check_circle: All sanity checks of the attacks passed.")
+    _credit(evaluation)
+    _checks(evaluation)
     size = len(measured.report) / 1e6
     st.download_button(
         f"Download the report (HTML, {size:.1f} MB)", measured.report, "report.html", "text/html",
@@ -89,10 +99,46 @@ def _draw(shown: Shown, measured: Measured) -> None:
     )  # fmt: skip
 
 
+def _credit(evaluation: Evaluation) -> None:
+    """Draw which attack broke how many images, and at which cost."""
+    from ..report import credit
+
+    columns = {
+        "attack": "Attack",
+        "tried": "Tried",
+        "credited": "Broke",
+        "passes": "Passes per image",
+        "seconds": "Seconds",
+    }
+    rows = [
+        {word: getattr(one, name) for name, word in columns.items()} | {"Seconds": f"{one.seconds:.1f}"}
+        for one in credit.credits_of(evaluation)
+    ]
+    st.dataframe(
+        rows, hide_index=True, width="content", key="credit",
+        column_config={"Passes per image": st.column_config.TextColumn(help="Forward + backward.")},
+        alt="One row per attack: how many images it tried, how many it broke, and its passes per image.",
+    )  # fmt: skip
+    st.caption(
+        f"{credit.order(evaluation)} In all {credit.cost(evaluation)}. The command `workbench evaluate` also runs stronger ones."
+    )
+
+
+def _checks(evaluation: Evaluation) -> None:
+    """Draw the checks that failed, or that all passed and what they looked at."""
+    checks = evaluation.checks
+    failed = checks.loc[~checks["passed"]]
+    for check in failed.itertuples():
+        st.warning(f"{plain(check.check)}: {plain(check.detail)}")
+    if failed.empty:
+        untested = int(checks["value"].isna().sum())
+        left = f" {untested} of the {len(checks)} had nothing to test." if untested else ""
+        st.caption(f":material/check_circle: All sanity checks of the attacks passed.{left}")
+
+
 def _cost(shown: Shown) -> str:
     """Say what measuring costs at most, by the attacks' own figures."""
-    from attacks.registry import ATTACKS, PRESETS
+    from attacks import PRESETS
 
-    cascade = [ATTACKS[name] for name in PRESETS["fast"]]
-    passes = 1 + len(_EPSILONS) * sum(attack.passes(attack.options) + 1 for attack in cascade)
+    passes = 1 + len(_EPSILONS) * sum(stage.cost for stage in PRESETS[_ATTACKS])
     return f"at most {passes} forward and backward passes for {count(len(shown.photos.images), 'image')}"

@@ -6,8 +6,9 @@
 =============  ==================================================================================
 ``build``      what the call does: read, explain, attack, write
 ``source``     what a report is made from, and the checks that it belongs together
-``content``    results → the page, with ``words`` its sentences, ``gallery`` its cards, ``chart`` the
-               static drawing, ``recipe`` the call that makes it again; ``parts`` are the plain values
+``content``    results → the page, with ``words`` its sentences, ``credit`` who broke what at which
+               cost, ``gallery`` its cards, ``chart`` the static drawing, ``recipe`` the call that makes
+               it again; ``parts`` are the plain values
 ``pictures``   pixels → data addresses, within the size of one file
 ``page``       :class:`Report`, and the template around plotly.js
 ``figures``    plotly figures and overlays
@@ -64,7 +65,7 @@ def report(
     """Explain and attack a model on some images, and write one HTML file about it.
 
     The file is under 5 MB, needs no network and no other file. The same results give the same bytes: it holds no date,
-    and the time the work took is one line, left out when ``SOURCE_DATE_EPOCH`` is set (whose date is then shown).
+    and the times that the work took are left out when ``SOURCE_DATE_EPOCH`` is set (whose date is then shown).
 
     Args:
         model: a ``VisionModel``, or anything :func:`workbench.load` takes.
@@ -74,9 +75,10 @@ def report(
         methods: explanation methods, names out of ``explain.METHODS``; those that do not apply are listed with the reason.
         target: class to explain, one for all or one per image; ``None`` for the predicted class of each image.
         layer: layer for class activation maps; ``None`` for the last one with a spatial output.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", "l1" or "l0".
         epsilons: budgets of the attack; for linf in units of the pixel range.
-        attacks: a preset or names out of ``attacks.ATTACKS``, cheapest first.
+        attacks: a preset, or names out of ``attacks.ATTACKS`` and foolbox's catalogue, cheapest first. "fast" is FGSM and
+            PGD; "standard" takes many times as long and finds more.
         explanations: what ``explain.explain`` returned for these images; then ``methods``, ``target``, ``layer`` are its.
         evaluation: what ``attacks.evaluate`` returned for these images; then ``norm``, ``epsilons``, ``attacks``, ``seed``
             are its.

@@ -17,8 +17,9 @@ from ..errors import OptionError
 from ..images import ImageSet, read_images
 from ..models import VisionModel, load
 from .content import lay_out
+from .gallery import weakest
 from .page import Report, render, writable
-from .parts import Card, Content, Triple
+from .parts import Card, Content, Fooled
 from .pictures import LITE_SIZES, SIZES, encode
 from .recipe import recipe
 from .source import Source, check_evaluation, check_explanations, check_images
@@ -76,10 +77,11 @@ def build(
     if explanations is None:
         explanations = _explain(model, images, shown, options, stages.part(0.05, 0.25))
     if evaluation is None:
-        evaluation = _evaluate(model, images, options, stages.part(0.25, 0.85))
+        evaluation = _evaluate(model, images, options, stages.part(0.25, 0.8))
+    answers = _answers(model, images, explanations, evaluation, stages.part(0.8, 0.85))
     name = "report.html" if file is None else file.name
     how = recipe((given_model, given_images), model, images, options, evaluation, sources, name)
-    content = lay_out(Source(model, images, explanations, evaluation, shown), options.title, how)
+    content = lay_out(Source(model, images, explanations, evaluation, shown, answers), options.title, how)
     page = (_lite_page if options.lite else _full_page)(content, stages.part(0.85, 1.0))
     made = Report(page, None, None if options.lite else partial(_lite_page, content, _silent))
     return made if file is None else made.save(file)
@@ -149,6 +151,25 @@ def _evaluate(model: VisionModel, images: ImageSet, options: Options, progress: 
     )
 
 
+def _answers(
+    model: VisionModel, images: ImageSet, explanations: Explanations, evaluation: Evaluation, progress: Progress
+) -> Explanations | None:
+    """Explain what the images easiest to fool are taken for before and after the attack, by the first method shown."""
+    rows = weakest(evaluation)
+    known = [one for name, one in explanations.items() if name in explain_engine.METHODS]
+    if not rows or not known:
+        return None
+    samples = evaluation.samples.iloc[rows]
+    return explain_engine.explain(
+        model,
+        torch.cat([images.images[rows], evaluation.images[rows].to(images.images)]),
+        [*samples["predicted"], *samples["fooled_as"]],
+        (known[0].method,),
+        known[0].layer,
+        progress=progress,
+    )
+
+
 def _as_explained(options: Options, explanations: Explanations) -> Options:
     """Return the options that the explanations given were made with."""
     asked = explanations.provenance.get("options", {})
@@ -171,7 +192,7 @@ def _full_page(content: Content, progress: Progress) -> str:
 
 def _draw(content: Content, sizes: Sequence[tuple[int, int]], progress: Progress) -> Content:
     """Return the content with the addresses of its pictures, and without the cards that do not fit into one file."""
-    shows: list[Card | Triple] = [*content.triples, *content.cards]
+    shows: list[Card | Fooled] = [*content.fooled, *content.cards]
     addresses = encode([[p.pixels for p in show.pictures] for show in shows], sizes, progress)
     drawn = [
         replace(show, pictures=tuple(replace(p, uri=uri) for p, uri in zip(show.pictures, uris, strict=True)))
@@ -179,6 +200,6 @@ def _draw(content: Content, sizes: Sequence[tuple[int, int]], progress: Progress
     ]
     return replace(
         content,
-        triples=[show for show in drawn if isinstance(show, Triple)],
+        fooled=[show for show in drawn if isinstance(show, Fooled)],
         cards=[show for show in drawn if isinstance(show, Card)],
     )

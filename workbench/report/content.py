@@ -11,10 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from . import gallery, words
+from . import credit, gallery, words
 from .chart import chart
 from .figures import epsilon_text, robustness_curve
-from .parts import Check, Content, Row, Technique
+from .parts import Check, Content, Row, Spent, Technique
 from .source import Source
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def lay_out(source: Source, title: str | None, recipe: Recipe) -> Content:
     figure.update_layout(title=None, margin={"t": 12, "r": 12}, height=340)
     figure.update_xaxes(title="budget ε")  # the page says what it counts; the long title does not fit a phone
     spent = float(source.explanations.provenance.get("seconds", 0.0))
-    triples, _ = gallery.triples(source)
     return Content(
         title=title or f"{model.name}: what it looks at, and how easily it is fooled",
         headline=words.headline(evaluation, source.accuracy),
@@ -55,8 +54,12 @@ def lay_out(source: Source, title: str | None, recipe: Recipe) -> Content:
         rows=_rows(evaluation),
         chart=chart(evaluation),
         figure=str(figure.to_json()),
+        spent=_spent(evaluation, timed=not epoch),
+        order=credit.order(evaluation),
+        cost=credit.cost(evaluation),
         checks=_checks(evaluation),
-        triples=triples,
+        fooled=gallery.fooled(source),
+        mapped=None if source.answers is None else gallery.method_title(next(iter(source.answers))),
         standing=bool((evaluation.samples["broken_at"] > 0).any()),
         methods=_methods(source),
         attacks=_attacks(evaluation),
@@ -120,18 +123,31 @@ def _methods(source: Source) -> list[Technique]:
     return [Technique(m.title, m.description, m.paper, _link(m.paper), "") for m in known]
 
 
-def _attacks(evaluation: Evaluation) -> list[Technique]:
-    import attacks
+def _spent(evaluation: Evaluation, timed: bool) -> list[Spent]:
+    return [
+        Spent(
+            attack=one.attack,
+            tried="–" if one.tried is None else f"{one.tried:,}",
+            credited=f"{one.credited:,}",
+            passes=one.passes,
+            seconds=f"{one.seconds:.1f} s" if timed and math.isfinite(one.seconds) else "",
+        )
+        for one in credit.credits_of(evaluation)
+    ]
 
-    ran: dict[str, dict[str, Any]] = evaluation.provenance.get("attacks", {})
+
+def _attacks(evaluation: Evaluation) -> list[Technique]:
+    """One entry per attack; where it ran twice, with the options of both runs."""
+    told: dict[str, list[str]] = {}
+    for name, options in evaluation.provenance.get("stages", ()):
+        listed = [f"{credit.plain_option(key)} {_option(v)}" for key, v in options.items() if v is not None]
+        told.setdefault(name, []).append(", ".join(listed))
     found = []
-    for name, options in ran.items():
-        told = ", ".join(f"{key.replace('_', ' ')} {_option(v)}" for key, v in options.items() if v is not None)
-        if name in attacks.ATTACKS:
-            a = attacks.ATTACKS[name]
-            found.append(Technique(a.title, a.description, a.paper, _link(a.paper), told))
-        else:
-            found.append(Technique(name, "", "", None, told))
+    for name, runs in told.items():
+        one = credit.attack_called(name)
+        found.append(
+            Technique(one.title, one.description, one.paper, _link(one.paper), "; then ".join(filter(None, runs)))
+        )
     return found
 
 

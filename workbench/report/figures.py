@@ -44,12 +44,12 @@ class Palette:
 
 PALETTE = Palette()
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601
-_NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0"}
+NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0"}
 _EPSILON = {
     "linf": "ε, the most that any channel of a pixel may change",
     "l2": "ε, Euclidean length of the change",
     "l1": "ε, sum of all changes",
-    "l0": "ε, number of changed pixels",
+    "l0": "ε, number of colour values that change",
 }
 
 
@@ -91,7 +91,7 @@ def robustness_curve(evaluation: Evaluation) -> go.Figure:
     n = int(curve["n"].iloc[-1])
     _dress(
         figure,
-        f"{what} under {_NORMS.get(evaluation.norm, evaluation.norm)} attack",
+        f"{what} under {NORMS.get(evaluation.norm, evaluation.norm)} attack",
         f"{n} image{'s' * (n != 1)}, band: 95 % interval. An upper bound: a stronger attack can only lower it.",
     )
     ticks = apart(x)
@@ -99,7 +99,7 @@ def robustness_curve(evaluation: Evaluation) -> go.Figure:
         title=_EPSILON.get(evaluation.norm, "ε"),
         tickvals=[x[i] for i in ticks],
         ticktext=[names[i] for i in ticks],
-        tickangle=0,
+        autotickangles=[0, -45],  # on a phone neighbours would run into each other
         range=[-0.02 * (x[-1] or 1), 1.03 * (x[-1] or 1)],
     )
     kept = "predictions that survive" if relative else "images classified right"

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import pictures
-from .figures import epsilon_text, gradient_css, map_overlay, shared_scale, to_rgb
-from .parts import Card, Guess, Legend, Picture, Triple
+from .figures import NORMS, epsilon_text, gradient_css, map_overlay, shared_scale, to_rgb
+from .parts import Card, Fooled, Guess, Legend, Picture
 from .source import Source
+from .words import distance
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TRIPLES = 4
+    from attacks import Evaluation
+
+FOOLED = 4
 TOP = 3
 
 
@@ -57,9 +60,17 @@ def _robustness(source: Source, sample: pd.Series[Any]) -> str:
     if at == 0:
         return ""
     if math.isinf(at):
-        return f"Not fooled up to {epsilon_text(evaluation.epsilons[-1], evaluation.norm)}"
+        doubt = "" if evaluation.trustworthy else "; not to be trusted"
+        return f"Not fooled up to {epsilon_text(evaluation.epsilons[-1], evaluation.norm)}{doubt}"
     seen = source.class_name(int(sample["fooled_as"]))
-    return f"Fooled at {epsilon_text(at, evaluation.norm)}: then seen as {seen}"
+    return f"Fooled at {epsilon_text(at, evaluation.norm)} by {_finder(evaluation, sample)}: then seen as {seen}"
+
+
+def _finder(evaluation: Evaluation, sample: pd.Series[Any]) -> str:
+    """Return the attack that found an image's adversarial."""
+    titles = dict(zip(evaluation.stages["attack"], evaluation.stages["title"], strict=True))
+    name = str(sample["attack"])
+    return "a stored adversarial" if name == "replay" else str(titles.get(name, name))
 
 
 def legends(source: Source) -> list[Legend]:
@@ -78,25 +89,54 @@ def legends(source: Source) -> list[Legend]:
     ]
 
 
-def triples(source: Source) -> tuple[list[Triple], int]:
-    """Return the images that fall to the smallest budgets, and by how much their differences are magnified."""
-    evaluation = source.evaluation
+def weakest(evaluation: Evaluation) -> list[int]:
+    """Return the rows of the images that fall to the smallest budgets."""
     broken_at = evaluation.samples["broken_at"].to_numpy(dtype=float)
-    fallen = [int(i) for i in np.argsort(broken_at, kind="stable") if 0 < broken_at[i] < math.inf][:TRIPLES]
-    pairs = {i: (_numpy(source.images.images[i]), _numpy(evaluation.images[i])) for i in fallen}
-    factor = pictures.magnification([changed - clean for clean, changed in pairs.values()])
+    return [int(i) for i in np.argsort(broken_at, kind="stable") if 0 < broken_at[i] < math.inf][:FOOLED]
+
+
+def fooled(source: Source) -> list[Fooled]:
+    """Return the images that fall to the smallest budgets: before, after, the difference, and the maps of both answers."""
+    evaluation = source.evaluation
+    rows = weakest(evaluation)
+    pairs = [(_numpy(source.images.images[i]), _numpy(evaluation.images[i])) for i in rows]
+    factor = pictures.magnification([changed - clean for clean, changed in pairs])
     found = []
-    for i, (clean, changed) in pairs.items():
+    for place, (i, (clean, changed)) in enumerate(zip(rows, pairs, strict=True)):
         sample, name = evaluation.samples.iloc[i], source.images.ids[i]
         before, after = source.class_name(int(sample["predicted"])), source.class_name(int(sample["fooled_as"]))
         grey = to_rgb(pictures.difference(clean, changed, factor))
         shown = (
             Picture(to_rgb(clean), "Input", f"{name}, classified as {before}", before),
             Picture(to_rgb(changed), "After the attack", f"{name} after the attack, classified as {after}", after),
-            Picture(grey, f"Difference × {factor}", f"change of {name}, magnified {factor} times; grey is unchanged"),
+            Picture(
+                grey,
+                f"Difference × {factor}",
+                f"change of {name}, magnified {factor} times; grey is unchanged",
+                f"{NORMS[evaluation.norm]} distance {distance(float(sample['distance']), evaluation.norm)}",
+            ),
+            *_answers(source, place, (clean, changed), (before, after), name),
         )
-        found.append(Triple(name, before, after, epsilon_text(float(broken_at[i]), evaluation.norm), shown))
-    return found, factor
+        budget = epsilon_text(float(sample["broken_at"]), evaluation.norm)
+        found.append(Fooled(name, f"fooled at {budget} by {_finder(evaluation, sample)}", shown))
+    return found
+
+
+def _answers(
+    source: Source, place: int, pair: tuple[np.ndarray, np.ndarray], classes: tuple[str, str], name: str
+) -> Iterator[Picture]:
+    """Yield the map of the answer before the attack and that of the answer after it, on the scale of all of them."""
+    if source.answers is None:
+        return
+    for one in source.answers.values():
+        maps = _numpy(one.maps)
+        scale, title = shared_scale(maps), method_title(one.method)
+        for image, values, what, when in zip(
+            pair, (maps[place], maps[place + len(maps) // 2]), classes, ("before", "after"), strict=True
+        ):
+            overlay = map_overlay(image, values, scale_max=scale, signed=one.signed)
+            alt = f"{title} map of {name} {when} the attack for {what}, {pictures.where(values)}"
+            yield Picture(overlay, f"{title} {when}", alt, f"for {what}")
 
 
 def method_title(name: str) -> str:

@@ -234,6 +234,8 @@ def _moved(subject: Subject, i: int) -> tuple[tuple[Plot, ...], tuple[Picture, .
     attack, images = subject.found.attack, subject.images
     if attack is None:
         return (), (), ""
+    if not bool(attack.success[i]):
+        return (), (), "No attack fooled it, at any distance."
     clean, near = _numpy(images.images[i]), _numpy(attack.images[i])
     factor = pictures.magnification([near - clean])
     name = images.ids[i]
@@ -246,7 +248,6 @@ def _moved(subject: Subject, i: int) -> tuple[tuple[Plot, ...], tuple[Picture, .
         ),
     )
     before, after = int(subject.found.predicted[i]), int(attack.fooled_as[i])
-    note = "" if bool(attack.success[i]) else "No distance was enough to fool it; this is the strongest attempt."
     figure = linear.change_bars(attack.change, i, before, after, subject.names)
     steps, total = linear.change_steps(attack.change, i, before, after)
     printed, whole, decimals = adding_up(steps)
@@ -262,7 +263,7 @@ def _moved(subject: Subject, i: int) -> tuple[tuple[Plot, ...], tuple[Picture, .
     about = f"In {of if after != before else f'the logit of {subject.name(before)}'}: three steps, exactly the whole change."
     plots = [_plot("What the attack changed", about, figure, bars_svg(drawn, about))]
     if attack.agreement is None:
-        return tuple(plots), shown, note or "The network decides nothing, so no decision could change."
+        return tuple(plots), shown, "The network decides nothing, so no decision could change."
     agreement = linear.agreement_bars(attack.agreement, i)
     share = attack.agreement.values[i].tolist()
     units = zip(attack.agreement.layers, attack.agreement.operators, share, attack.agreement.kinds, strict=True)
@@ -276,7 +277,7 @@ def _moved(subject: Subject, i: int) -> tuple[tuple[Plot, ...], tuple[Picture, .
     smooth = " Diamonds are smooth factors: how alike they are." if "factor" in attack.agreement.kinds else ""
     about = f"Share of each layer's decisions that the attack left as they were.{smooth}"
     plots.append(_plot("Whose decisions agree", about, agreement, bars_svg(drawn, about)))
-    return tuple(plots), shown, note
+    return tuple(plots), shown, ""
 
 
 def _plot(title: str, about: str, figure: go.Figure, static: str) -> Plot:

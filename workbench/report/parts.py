@@ -67,13 +67,11 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Triple:
-    """An image, what an attack made of it, and the difference."""
+class Fooled:
+    """An image, what an attack made of it, the difference, and the maps of both answers; ``found`` says how."""
 
     id: str
-    before: str
-    after: str
-    budget: str
+    found: str
     pictures: tuple[Picture, ...]
 
 
@@ -113,6 +111,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What one attack found and cost; all numbers as printed. ``seconds`` is empty where a page is to be repeatable."""
+
+    attack: str
+    tried: str
+    credited: str
+    passes: str
+    seconds: str
+
+
+@dataclass(frozen=True)
 class Check:
     """One sanity check; ``state`` is "passed", "failed" or "not tested"."""
 
@@ -123,7 +132,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Content:
-    """The page, top to bottom. ``seconds`` is the one line that differs between equal runs."""
+    """The page, top to bottom. ``seconds``, here and in ``spent``, are the lines that differ between equal runs."""
 
     title: str
     headline: str
@@ -143,8 +152,12 @@ class Content:
     rows: list[Row]
     chart: Chart
     figure: str
+    spent: list[Spent]
+    order: str
+    cost: str
     checks: list[Check]
-    triples: list[Triple]
+    fooled: list[Fooled]
+    mapped: str | None
     standing: bool
     methods: list[Technique]
     attacks: list[Technique]

@@ -59,18 +59,22 @@ def recipe(
     net = _model_origin(typed_model or given[0], model)
     data = _images_origin(typed_images or given[1], images, limited=typed_images is not None)
     asked = _asked(options, evaluation)
-    tuned = _tuned_attacks(evaluation)
+    own = _beyond_the_report(evaluation)
     lines = ["import workbench as wb"]
-    if tuned:
+    if own:
         lines.insert(0, "import attacks")
     lines += ["", f"model = {net.expression}", f"images = {data.expression}"]
-    if tuned:
-        lines.append(_evaluate(tuned, asked, evaluation))
+    if own:
+        lines.append(_evaluate(own, asked, evaluation))
         asked = {key: value for key, value in asked.items() if key not in ("norm", "epsilons", "attacks")}
         asked["evaluation"] = "evaluation"
     arguments = ["model", "images", repr(file), *(f"{key}={value}" for key, value in asked.items())]
     lines.append(_call("wb.report", arguments))
-    return Recipe("\n".join(lines), _command(net, data, options, asked, file), net.exact and data.exact)
+    exact = net.exact and data.exact
+    if (evaluation.samples["attack"] == "replay").any():
+        exact = False
+        lines.append("# Stored adversarial images were tried first: evaluate(..., replay={id: image}) with yours.")
+    return Recipe("\n".join(lines), _command(net, data, options, evaluation, asked, file), exact)
 
 
 def _model_origin(source: Any, model: VisionModel) -> _Origin:
@@ -121,7 +125,7 @@ def _generated(images: ImageSet) -> _Origin | None:
 def _asked(options: Options, evaluation: Evaluation) -> dict[str, str]:
     """Return the arguments that differ from their defaults, as code."""
     epsilons = tuple(evaluation.epsilons)
-    names = tuple(evaluation.provenance.get("attacks", ()))
+    names = evaluation.provenance.get("attacks", "fast")
     methods = (options.methods,) if isinstance(options.methods, str) else tuple(options.methods)
     values = {
         "methods": (repr(methods), methods != METHODS),
@@ -129,19 +133,13 @@ def _asked(options: Options, evaluation: Evaluation) -> dict[str, str]:
         "layer": (repr(options.layer), options.layer is not None),
         "norm": (repr(evaluation.norm), evaluation.norm != "linf"),
         "epsilons": (f"({', '.join(map(_number, epsilons))},)", epsilons != EPSILONS),
-        "attacks": (repr(names), bool(names) and names != _fast()),
+        "attacks": (repr(names if isinstance(names, str) else tuple(names)), names != "fast"),
         "max_images": (repr(options.max_images), options.max_images != 24),
         "title": (repr(options.title), options.title is not None),
         "seed": (repr(evaluation.seed), evaluation.seed != 0),
         "lite": ("True", options.lite),
     }
     return {key: code for key, (code, differs) in values.items() if differs}
-
-
-def _fast() -> tuple[str, ...]:
-    import attacks
-
-    return attacks.PRESETS["fast"]
 
 
 def _target(target: Any) -> str:
@@ -153,24 +151,20 @@ def _number(value: float) -> str:
     return f"{steps} / 255" if steps and steps / 255 == value else repr(value)
 
 
-def _tuned_attacks(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """Return options of attacks that differ from the attacks' own defaults; the report's call has no place for them."""
-    import attacks
-
-    ran = evaluation.provenance.get("attacks", {})
-    known = {name: attacks.ATTACKS[name].options for name in ran if name in attacks.ATTACKS}
-    tuned = {
-        name: {key: value for key, value in ran[name].items() if default.get(key) != value}
-        for name, default in known.items()
-    }
-    return {name: options for name, options in tuned.items() if options}
+def _beyond_the_report(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what was asked of the evaluation that the report's own call has no place for."""
+    usual: dict[str, Any] = {"options": {}, "eight_bit": False, "eot": 1}
+    made = evaluation.provenance
+    return {key: made[key] for key, value in usual.items() if made.get(key, value) != value}
 
 
-def _evaluate(tuned: dict[str, dict[str, Any]], asked: dict[str, str], evaluation: Evaluation) -> str:
+def _evaluate(own: dict[str, Any], asked: dict[str, str], evaluation: Evaluation) -> str:
     labels = [] if evaluation.provenance.get("labels") == "model predictions" else ["images.labels"]
-    same = [f"{key}={asked[key]}" for key in ("norm", "epsilons", "attacks", "seed") if key in asked]
-    arguments = ["model", "images.images", *labels, "ids=images.ids", *same, f"options={tuned!r}"]
-    return _call("evaluation = attacks.evaluate", arguments)
+    same = [f"{key}={asked[key]}" for key in ("norm", "epsilons", "seed") if key in asked]
+    names = asked.get("attacks", "'fast'")
+    same += [f"attacks={names}"] if names != "'standard'" else []
+    more = [f"{key}={value!r}" for key, value in own.items()]
+    return _call("evaluation = attacks.evaluate", ["model", "images.images", *labels, "ids=images.ids", *same, *more])
 
 
 def _call(function: str, arguments: list[str]) -> str:
@@ -178,9 +172,11 @@ def _call(function: str, arguments: list[str]) -> str:
     return line if len(line) <= 88 else f"{function}(\n    " + ",\n    ".join(arguments) + ",\n)"
 
 
-def _command(net: _Origin, data: _Origin, options: Options, asked: dict[str, str], file: str) -> str | None:
+def _command(
+    net: _Origin, data: _Origin, options: Options, evaluation: Evaluation, asked: dict[str, str], file: str
+) -> str | None:
     """Return the command line, or ``None``: it has no words for some arguments, nor for things in memory."""
-    if net.words is None or data.words is None or {"max_images", "title", "attacks", "evaluation"} & set(asked):
+    if net.words is None or data.words is None or {"max_images", "title", "evaluation"} & set(asked):
         return None
     if options.target is not None and not isinstance(options.target, int):
         return None
@@ -190,6 +186,9 @@ def _command(net: _Origin, data: _Origin, options: Options, asked: dict[str, str
         words += ["--methods", ",".join([options.methods] if isinstance(options.methods, str) else options.methods)]
     if "epsilons" in asked:
         words += ["--eps", asked["epsilons"].strip("(),").replace(" ", "")]
+    if "attacks" in asked:
+        names = evaluation.provenance["attacks"]
+        words += ["--attacks", names if isinstance(names, str) else ",".join(names)]
     for key, value in (("target", options.target), ("layer", options.layer)):
         words += [f"--{key}", str(value)] if value is not None else []
     for key in ("norm", "seed"):

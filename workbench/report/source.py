@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that a report is made from; ``shown`` is how many images, from the first, get their maps shown."""
+    """Everything that a report is made from.
+
+    Attributes:
+        model, images, explanations, evaluation: the subject and the results.
+        shown: how many images, from the first, get their maps shown.
+        answers: maps of the images that are easiest to fool, first all clean ones and then all attacked ones, each for
+            what the model answers; ``None`` where there is no such image or no method.
+    """
 
     model: VisionModel
     images: ImageSet
     explanations: Explanations
     evaluation: Evaluation
     shown: int
+    answers: Explanations | None = None
 
     @property
     def labels(self) -> list[int] | None:

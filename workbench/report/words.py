@@ -28,7 +28,16 @@ def budget(epsilon: float, norm: str) -> str:
     return {
         "linf": f"every pixel may change by up to {amount}",
         "l2": f"the image may change by a Euclidean length of up to {amount}",
+        "l1": f"the changes of all colour values may add up to {amount}",
+        "l0": f"up to {amount} colour values may change at will",
     }.get(norm, f"the image may change by up to {amount} ({norm})")
+
+
+def distance(value: float, norm: str) -> str:
+    """Return a distance as people write it: linf as ``1.9/255``, l0 as a number of colour values, else three digits."""
+    if norm == "linf":
+        return f"{255 * value:.3g}/255"
+    return count(round(value), "colour value") if norm == "l0" else f"{value:.3g}"
 
 
 def percent(value: float) -> str:
@@ -78,7 +87,8 @@ def summary(evaluation: Evaluation, name: str, accuracy: tuple[int, int] | None)
     else:
         said = [f"{shown} and classified {share(*accuracy)} correctly."]
     listed = ", ".join(steps[:-1]) + (" and " if len(steps) > 1 else "") + steps[-1]
-    said.append(f"Under attack, {' '.join(listed.split())}.")
+    doubt = "" if evaluation.trustworthy else " (not to be trusted, see below)"
+    said.append(f"Under attack{doubt}, {' '.join(listed.split())}.")
     if n < _FEW:
         said.append(f"{count(n, 'image').capitalize()} {'is' if n == 1 else 'are'} few: read the intervals too.")
     return said
@@ -100,7 +110,12 @@ def distrust(evaluation: Evaluation) -> str | None:
 
 def axis(norm: str) -> str:
     """Return what the budgets below a heading stand for."""
-    known = {"linf": "by how much every pixel may change", "l2": "by the Euclidean length of the change"}
+    known = {
+        "linf": "by how much every pixel may change",
+        "l2": "by the Euclidean length of the change",
+        "l1": "by the sum of all changes",
+        "l0": "by how many colour values may change",
+    }
     return known.get(norm, f"by the {norm} size of the change")
 
 
@@ -110,4 +125,7 @@ def meaning(norm: str) -> str:
         "linf": "A budget of 4/255 lets every colour value of every pixel move by at most 4 of 255 steps.",
         "l2": "The budget is the Euclidean length of the change: the root of the summed squares over all colour values, "
         "which run from 0 to 1.",
+        "l1": "The budget is the sum of the changes of all colour values, which run from 0 to 1: one that goes from black to "
+        "full counts 1.",
+        "l0": "The budget is the number of colour values that may change, each by any amount; a pixel has one per channel.",
     }.get(norm, f"The budget is the largest {norm} size of the change.")
