@@ -196,7 +196,7 @@ _ENTRIES = (
         deepfool,
         targeted=True,
         description="Steps to the nearest boundary of the linearised network. Fast; a little too far.",
-        passes=lambda options: options["steps"] + 1,
+        passes=lambda options: 2 * options["steps"] + 2,
         minimal=True,
     ),
     Attack(

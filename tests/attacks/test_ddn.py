@@ -63,7 +63,7 @@ def test_curved_boundaries() -> None:
 
 
 def test_as_near_as_a_hundred_steps_of_foolbox(digits) -> None:
-    model, x, y = right(digits, 100)
+    model, x, y = right(digits, 50)
     peer = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     _, theirs, success = foolbox.attacks.DDNAttack(steps=100)(peer, x, y, epsilons=None)
     victim = Victim.of(model, x)
@@ -94,7 +94,7 @@ def test_the_norm_may_start_far_off() -> None:
 
 
 def test_targets_and_budgets(digits) -> None:
-    model, x, y = right(digits, 60)
+    model, x, y = right(digits, 30)
     targets = (y + 1 + torch.arange(len(y)) % 9) % 10
     found = ddn(model, x, targets, targeted=True)
     assert model(found).argmax(1).eq(targets).all()

@@ -101,7 +101,7 @@ def plainly(model: nn.Module, x: torch.Tensor, y: int, norm: str, steps: int = 5
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_without_the_box_and_lazy_classes_it_is_the_algorithm_of_the_paper(digits, norm, thorough) -> None:
-    model, x, y = right(digits, 12)
+    model, x, y = right(digits, 6)
     model, x = copy.deepcopy(model).double(), x.double()
     expected = torch.cat([plainly(model, x[row : row + 1], int(y[row]), norm) for row in range(len(x))])
     assert expected.amax() > 1 and expected.amin() < 0
@@ -126,7 +126,7 @@ def test_lazy_classes_change_few_images_and_no_median(digits, norm, request) -> 
     ("norm", "attack"), [("l2", foolbox.attacks.L2DeepFoolAttack), ("linf", foolbox.attacks.LinfDeepFoolAttack)]
 )
 def test_medians_agree_with_foolbox(digits, norm, attack) -> None:
-    model, x, y = right(digits, 60)
+    model, x, y = right(digits, 40)
     peer = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     _, theirs, success = attack(steps=50, candidates=10, overshoot=0.02)(peer, x, y, epsilons=None)
     ours = deepfool(model, x, y, norm=norm)
@@ -137,7 +137,7 @@ def test_medians_agree_with_foolbox(digits, norm, attack) -> None:
 
 
 def test_superdeepfool_is_nearer_than_deepfool_and_as_near_as_ddn_of_foolbox(digits) -> None:
-    model, x, y = right(digits, 60)
+    model, x, y = right(digits, 40)
     lengths = [distance(attack(model, x, y), x, "l2") for attack in (superdeepfool, deepfool)]
     assert lengths[0].median() < 0.98 * lengths[1].median() and lengths[0].lt(1.02 * lengths[1]).all()
     peer = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
@@ -146,7 +146,7 @@ def test_superdeepfool_is_nearer_than_deepfool_and_as_near_as_ddn_of_foolbox(dig
 
 
 def test_targets_are_reached(digits) -> None:
-    model, x, y = right(digits, 100)
+    model, x, y = right(digits, 50)
     targets = (y + 1 + torch.arange(len(y)) % 9) % 10
     for attack, norm in ((deepfool, "l2"), (deepfool, "linf"), (superdeepfool, "l2")):
         found = attack(model, x, targets, norm=norm, targeted=True)

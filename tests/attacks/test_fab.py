@@ -57,8 +57,8 @@ def plainly(model: nn.Module, image: torch.Tensor, y: int, norm: str, steps: int
 @pytest.mark.parametrize("attack", [fab, fab_t])
 def test_it_is_the_algorithm_of_the_paper(digits, norm, attack, monkeypatch) -> None:
     monkeypatch.setattr(sys.modules["attacks.fab"], "_SEARCH", 0)
-    model, x, y = right(digits, 5)
-    model, x, steps = copy.deepcopy(model).double(), x.double(), 12
+    model, x, y = right(digits, 3)
+    model, x, steps = copy.deepcopy(model).double(), x.double(), 8
     expected = []
     for row, others in enumerate(likeliest_others(model(x), y, 9).tolist()):
         aims = [others] if attack is fab else [[k] for k in others[:3]]
@@ -85,7 +85,7 @@ def test_linear_networks(linear, norm, targeted) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_more_work_only_brings_nearer(digits, norm, monkeypatch) -> None:
-    model, x, y = right(digits, 20)
+    model, x, y = right(digits, 12)
     options = {"norm": norm, "steps": 8, "target_classes": 2}
     plain = distance(fab_t(model, x, y, **options), x, norm)
     for more in ({"restarts": 2}, {"target_classes": 4}):
@@ -126,7 +126,7 @@ def test_restarts_begin_within_half_the_distance_and_belong_to_the_image(digits,
 
 
 def test_costs(digits) -> None:
-    model, x, y = right(digits, 20)
+    model, x, y = right(digits, 8)
     victim = Victim.of(model, x)
     fab(victim, x, y, steps=6)
     assert victim.forwards.le(2 * 6 + 4).all() and victim.backwards.eq(6 * 9).all()

@@ -46,70 +46,73 @@ def assert_close_to_optimum(model, x, y, moved, norm) -> None:
     if norm == "l0":
         assert found.equal(best)
     else:
-        assert (found <= 1.005 * best).all()
+        assert (found <= 1.01 * best).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 4, 6), (1, 1, 2)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_linear_network(linear, norm, shape) -> None:
-    model, x, y = linear(n=30, shape=shape)
-    assert_close_to_optimum(model, x, y, fmn(model, x, y, norm=norm), norm)
+    model, x, y = linear(n=16, shape=shape)
+    assert_close_to_optimum(model, x, y, fmn(model, x, y, norm=norm, steps=50), norm)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 12, 16)])
+@pytest.mark.parametrize("shape", [(1, 4, 6), (3, 10, 12)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_linear_network_with_many_numbers_on_faces_of_the_box(linear, norm, shape) -> None:
     model = linear(shape=shape).model
-    x = (torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.3).clamp(0, 1)
+    x = (torch.rand(12, *shape, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.3).clamp(0, 1)
     y = (model.margin(x) > 0).long()
     assert ((x == 0) | (x == 1)).float().mean() > 0.3
-    assert_close_to_optimum(model, x, y, fmn(model, x, y, norm=norm), norm)
+    assert_close_to_optimum(model, x, y, fmn(model, x, y, norm=norm, steps=50), norm)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_two_classes_leave_one_way(linear, norm) -> None:
     model, x, y = linear(n=12)
-    left, reached = fmn(model, x, y, norm=norm, steps=15), fmn(model, x, 1 - y, norm=norm, steps=15, targeted=True)
+    left, reached = fmn(model, x, y, norm=norm, steps=10), fmn(model, x, 1 - y, norm=norm, steps=10, targeted=True)
     torch.testing.assert_close(reached, left)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_targets_are_reached(digits, norm) -> None:
-    model, x, y = digits.model, digits.images[:40], digits.labels[:40]
+    model, x, y = digits.model, digits.images[:24], digits.labels[:24]
     target = (y + 1) % 10
-    moved = fmn(model, x, target, norm=norm, steps=40, targeted=True)
+    moved = fmn(model, x, target, norm=norm, steps=25, targeted=True)
     assert model(moved).argmax(1).equal(target)
-    free = fmn(model, x, y, norm=norm, steps=40)
+    free = fmn(model, x, y, norm=norm, steps=25)
     assert distance(free, x, norm).median() < distance(moved, x, norm).median()
 
 
-@pytest.mark.parametrize(("norm", "ratio"), [("l0", 1.0), ("l1", 1.0), ("l2", 0.7), ("linf", 1.01)])
+@pytest.mark.parametrize(("norm", "ratio"), [("l0", 1.0), ("l1", 0.999), ("l2", 0.7), ("linf", 1.001)])
 def test_is_nearer_than_foolbox_at_equal_steps(digits, norm, ratio) -> None:
-    model, x, y = digits.model, digits.images[:40], digits.labels[:40]
+    model, x, y = digits.model, digits.images[:32], digits.labels[:32]
     peer = {
         "l0": foolbox.attacks.L0FMNAttack,
         "l1": foolbox.attacks.L1FMNAttack,
         "l2": foolbox.attacks.L2FMNAttack,
         "linf": foolbox.attacks.LInfFMNAttack,
-    }[norm](steps=50)
+    }[norm](steps=40)
     _, theirs, _ = peer(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=None)
-    ours = fmn(model, x, y, norm=norm, steps=50)
+    ours = fmn(model, x, y, norm=norm, steps=40)
     assert model(ours).argmax(1).ne(y).all()
-    away = distance(theirs, x, norm).masked_fill(model(theirs).argmax(1) == y, torch.inf)
-    assert distance(ours, x, norm).median() <= ratio * away.median()
+    found, peers = distance(ours, x, norm), distance(theirs, x, norm)
+    peers[model(theirs).argmax(1) == y] = torch.inf
+    assert found.median() <= 1.02 * peers.median()
+    standing = model(x).argmax(1) == y
+    assert (found / peers)[standing].median() <= ratio
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_near_enough_leaves_the_search(digits, norm) -> None:
     """Every second image asks for less than the nearest found, the others for more: those are searched to the end."""
     model = digits.model
-    standing = model(digits.images[:30]).argmax(1) == digits.labels[:30]
-    x, y = digits.images[:30][standing], digits.labels[:30][standing]
+    standing = model(digits.images[:24]).argmax(1) == digits.labels[:24]
+    x, y = digits.images[:24][standing], digits.labels[:24][standing]
     full, short = Victim.of(model, x), Victim.of(model, x)
-    nearest = distance(fmn(full, x, y, norm=norm, steps=50), x, norm)
+    nearest = distance(fmn(full, x, y, norm=norm, steps=30), x, norm)
     easy = torch.arange(len(x)) % 2 == 0
     epsilon = torch.where(easy, 1.5, 0.5) * nearest
-    found = distance(fmn(short, x, y, epsilon, norm=norm, steps=50), x, norm)
+    found = distance(fmn(short, x, y, epsilon, norm=norm, steps=30), x, norm)
     assert (found[easy] <= epsilon[easy]).all()
     assert short.forwards[easy].float().mean() < 0.3 * full.forwards[easy].float().mean()
     torch.testing.assert_close(found[~easy], nearest[~easy])
@@ -118,11 +121,11 @@ def test_near_enough_leaves_the_search(digits, norm) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_batch_is_its_images(digits, norm) -> None:
-    model, x, y = digits.model, digits.images[:6], digits.labels[:6]
+    model, x, y = digits.model, digits.images[:4], digits.labels[:4]
     epsilon = {"l0": 3.0, "l1": 1.5, "l2": 0.5, "linf": 0.1}[norm]
-    together = fmn(model, x, y, epsilon, norm=norm, steps=20)
-    for i in range(6):
-        alone = fmn(model, x[i : i + 1], y[i : i + 1], epsilon, norm=norm, steps=20)
+    together = fmn(model, x, y, epsilon, norm=norm, steps=15)
+    for i in range(4):
+        alone = fmn(model, x[i : i + 1], y[i : i + 1], epsilon, norm=norm, steps=15)
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
 
 
@@ -158,9 +161,9 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("norm", NORMS)
 def test_gradients_of_any_size(norm, weight) -> None:
     x, y = torch.full((2, 1, 2, 4), 0.5), torch.zeros(2, dtype=torch.int64)
-    found = distance(fmn(Scaled(weight), x, y, norm=norm), x, norm)
+    found = distance(fmn(Scaled(weight), x, y, norm=norm, steps=30), x, norm)
     expected = {"l0": 2.0, "l1": 0.8, "l2": 0.1 * 8**0.5, "linf": 0.1}[norm]
-    torch.testing.assert_close(found, torch.full((2,), expected), rtol=0.005, atol=0)
+    torch.testing.assert_close(found, torch.full((2,), expected), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("norm", NORMS)

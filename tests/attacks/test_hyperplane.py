@@ -76,7 +76,7 @@ def by_bisection(x: torch.Tensor, w: torch.Tensor, gap: torch.Tensor, norm: str)
 
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 def test_no_linear_program_finds_a_shorter_way(norm) -> None:
-    x, w, gap = problems(8, (2, 3, 4))
+    x, w, gap = problems(6, (1, 3, 4))
     moved = nearest_on_hyperplane(x, w, gap, norm)
     torch.testing.assert_close(gained(x, moved, w), gap.double(), rtol=1e-5, atol=1e-5)
     best = [least_by_programming(*problem, norm) for problem in zip(x, w, gap.tolist(), strict=True)]
@@ -221,7 +221,8 @@ def test_the_nearest_boundary_is_found_and_the_box_respected(attack, shape, targ
 
 @each_attack
 def test_an_image_is_attacked_alike_in_any_batch(attack) -> None:
-    model, x, y = behind_walls((1, 4, 6), 6)
+    model, x, y = behind_walls((1, 4, 6), 5)
+    attack = functools.partial(attack, steps=5)
     together = attack(model, x, y)
     alone = torch.cat([attack(model, x[row : row + 1], y[:1]) for row in range(len(x))])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)

@@ -32,7 +32,7 @@ def test_breaks_exactly_the_images_within_reach(linear, shape, norm, targeted) -
     assert model(moved).argmax(1).ne(y).equal(reach < epsilon)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["linf"])
 def test_one_step_is_fgsm(digits, norm) -> None:
     model, x, y = digits
     standing = model(x).argmax(1) == y
