@@ -27,8 +27,9 @@ from .errors import AttackError
 
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam's usual ones
 _INSIDE = 0.999999  # keeps the faces of the box at a finite w
-_LOOKS = 10  # per descent, at whether the loss still falls
-_FALL = 0.999  # what the lowest loss must have fallen to since the last look
+_LOOKS = 10  # per descent, at whether the loss still falls,
+_PATIENCE = 10  # but no more often than every so many steps: numbers on faces of the box take time to come back
+_FALL = 0.9999  # what the lowest loss must have fallen to since the last look
 
 
 @dataclass
@@ -137,7 +138,7 @@ def _descend(
         loss = away.square() + descent.const * lack
         descent.lowest = torch.where(loss < descent.lowest, loss, descent.lowest)
         stay = -best.loss[rows] > descent.enough
-        if step % math.ceil(steps / _LOOKS) == 0:
+        if step % max(_PATIENCE, math.ceil(steps / _LOOKS)) == 0:
             stay &= descent.lowest < _FALL * descent.level
             descent.level = descent.lowest
         pull = torch.where(lack > 0, descent.const, 0).view(-1, 1, 1, 1) * gradient

@@ -6,16 +6,19 @@ Climb the lead f of the best wrong class within a ball whose radius follows the 
     epsilon <- (1 -+ gamma) epsilon         inwards where broken, outwards where not,
     delta   <- P(delta + alpha g / |g|_2)   onto ball and box.
 
-alpha and gamma shrink along half a cosine. In l0 epsilon counts changed numbers and moves by at least one.
+alpha and gamma shrink as the search goes on. In l0 epsilon counts changed numbers and moves by at least one.
 
 What differs from the paper was measured to find nearer adversarials:
 
 - What in g points out of the box is left out. Otherwise g is long and delta barely moves in images full of black or white.
 - The step is alpha times the l2 length of the longest move that ball and box allow, and counts the part of g that such a
   move can follow. The paper's fixed step is far across one image's ball and short of the edge of another's.
+- alpha shrinks geometrically and by far, so that epsilon can still follow when steps are small: where two pieces of a
+  network meet, long steps run to and fro between them.
 - P is the nearest point of ball and box for l1 and l0 too: no budget goes to numbers that have no room to use it.
 - The first radius in l0 is the number of changes that the linearised network asks for, instead of one; in the other norms
   it is larger by gamma, since a search that lands on the boundary itself never gets to the other side.
+- In l0, at last, the smallest changes are taken back one at a time where that leaves the image broken.
 
 Whether P rescales onto the sphere or projects into the ball makes no difference here: these steps reach beyond the edge.
 """
@@ -34,6 +37,8 @@ from ._losses import is_broken, margin
 from ._rows import Rows
 from ._victim import Victim
 from .errors import AttackError
+
+_UNDONE = 5  # changes that l0 tries to take back
 
 
 @dataclass
@@ -58,8 +63,8 @@ def fmn(
     norm: str = "l2",
     targeted: bool = False,
     steps: int = 100,
-    alpha: float = 3.0,
-    gamma: float = 0.05,
+    alpha: float = 4.0,
+    gamma: float = 0.1,
 ) -> torch.Tensor:
     """Look for the nearest adversarial image.
 
@@ -72,12 +77,13 @@ def fmn(
         norm: "l0" (how many numbers change), "l1", "l2" or "linf".
         targeted: Whether ``labels`` are to be reached.
         steps: Gradient steps.
-        alpha: First length of a step, relative to the longest move within the radius; the last is a hundredth.
+        alpha: First length of a step, relative to the longest move within the radius; the last is a thousandth.
         gamma: First relative change of the radius, at most 1; the last is a fiftieth.
 
     Returns:
         The nearest adversarial found per image ``(N, C, H, W)``, the clean image where there was none. At most
-        ``steps + 1`` forwards and ``steps`` backwards each. An image without a gradient to follow leaves at once.
+        ``steps + 1`` forwards and ``steps`` backwards each, in l0 five forwards more. An image without a gradient to
+        follow leaves at once.
 
     Raises:
         AttackError: steps, alpha or gamma make no sense.
@@ -87,7 +93,6 @@ def fmn(
     best = Best(x)
     search = _start(x, labels, epsilon, norm)
     for step in range(steps):
-        cosine = (1 + math.cos(math.pi * step / steps)) / 2
         logits, lead, gradient = victim.gradient(search.x_adv, search.labels, margin, search.rows)
         broken = _record(best, search, logits, norm, targeted)
         gradient = _inwards(search, -gradient if targeted else gradient, norm)
@@ -99,13 +104,15 @@ def fmn(
         if len(search.rows) == 0:
             return best.images
         gradient, gap = _rescaled(gradient, lead.abs().to(x))
-        change = gamma * (0.02 + 0.98 * cosine)
+        change = gamma * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         radius = _follow(search.epsilon, nearest, broken, change, norm)
         first = _linear_radius(search, gradient, gap, change, norm)
         radius = torch.where(nearest.isfinite(), radius, first)
         search.epsilon = torch.minimum(radius, search.widest)
-        search.x_adv = _move(search, gradient, alpha * (0.01 + 0.99 * cosine), norm)
+        search.x_adv = _move(search, gradient, alpha * 0.001 ** (step / steps), norm)
     _record(best, search, victim.logits(search.x_adv, search.rows), norm, targeted)
+    if norm == "l0":
+        _undo(victim, best, search, targeted)
     return best.images
 
 
@@ -196,10 +203,29 @@ def _nearest_of_l0(ball: Ball, moved: torch.Tensor) -> torch.Tensor:
     return torch.where(kept.view_as(moved), boxed, ball.centre)
 
 
+def _undo(victim: Victim, best: Best, search: _Search, targeted: bool) -> None:
+    """Try to take back the smallest changes of what was found, one at a time."""
+    search.x_adv = best.images[search.rows]
+    sizes = (search.x_adv - search.x).flatten(1).abs()
+    sizes = torch.where(sizes > 0, sizes, torch.inf)
+    for _ in range(_UNDONE):
+        stay = sizes.isfinite().any(1) & (-best.loss[search.rows] > search.enough)
+        search.keep(stay)
+        sizes = sizes[stay]
+        if len(search.rows) == 0:
+            break
+        place = sizes.argmin(1, keepdim=True)
+        sizes = sizes.scatter(1, place, torch.inf)
+        before = search.x_adv
+        search.x_adv = before.flatten(1).scatter(1, place, search.x.flatten(1).gather(1, place)).view_as(before)
+        broken = _record(best, search, victim.logits(search.x_adv, search.rows), "l0", targeted)
+        search.x_adv = torch.where(broken.view(-1, 1, 1, 1), search.x_adv, before)
+
+
 def _check(steps: int, alpha: float, gamma: float) -> None:
     if steps < 1:
         raise AttackError("FMN needs at least one step", steps, "Pass steps=100, say.")
     if not 0 < alpha < math.inf:
-        raise AttackError("FMN's step alpha must be positive", alpha, "Pass alpha=3.0, say.")
+        raise AttackError("FMN's step alpha must be positive", alpha, "Pass alpha=4.0, say.")
     if not 0 < gamma <= 1:
-        raise AttackError("FMN's gamma must be in (0, 1]", gamma, "Pass gamma=0.05, say.")
+        raise AttackError("FMN's gamma must be in (0, 1]", gamma, "Pass gamma=0.1, say.")

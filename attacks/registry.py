@@ -229,7 +229,7 @@ _ENTRIES = (
         fmn,
         targeted=True,
         description="Gradient steps in a ball that shrinks when the image is broken and grows when not; every norm.",
-        passes=lambda options: options["steps"] + 1,
+        passes=lambda options: options["steps"] + 6,
         minimal=True,
     ),
     Attack(

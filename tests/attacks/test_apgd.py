@@ -168,7 +168,7 @@ def test_finalists_are_the_targets_that_came_nearest(digits, monkeypatch) -> Non
 def test_at_least_as_strong_as_pgd_and_the_loss_of_failures_is_higher(digits, norm) -> None:
     n = 25 if norm == "l1" else 100  # the peer goes image by image
     x, y = digits.images[:n], digits.labels[:n]
-    epsilon = {"linf": 0.08, "l2": 0.5, "l1": 3.0}[norm]
+    epsilon = {"linf": 0.08, "l2": 0.5, "l1": 1.0}[norm]
     apgd = attacks.attack(digits.model, x, y, "apgd", norm=norm, epsilon=epsilon, steps=40)
     peer = "foolbox:SparseL1DescentAttack" if norm == "l1" else "pgd"
     pgd = attacks.attack(digits.model, x, y, peer, norm=norm, epsilon=epsilon, steps=40)
@@ -176,7 +176,7 @@ def test_at_least_as_strong_as_pgd_and_the_loss_of_failures_is_higher(digits, no
     both = ~apgd.success & ~pgd.success
     with torch.no_grad():
         higher = log_odds(digits.model(apgd.images[both]), y[both]) - log_odds(digits.model(pgd.images[both]), y[both])
-    assert norm == "l1" or higher.median() > -0.01
+    assert len(higher) and higher.median() > -0.01
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from torch import nn
 
 import attacks
 from attacks._ball import Ball, distance
+from attacks._best import Best
 from attacks._victim import Victim
-from attacks.fmn import _nearest_of_l0, fmn
+from attacks.fmn import _nearest_of_l0, _record, _start, _undo, fmn
 
 NORMS = ("l0", "l1", "l2", "linf")
 
@@ -135,6 +136,30 @@ def test_images_already_there_stay_untouched_at_one_forward(linear, targeted) ->
     victim = Victim.of(model, x)
     assert fmn(victim, x, y if targeted else 1 - y, targeted=targeted).equal(x)
     assert victim.forwards.eq(1).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_costs_a_forward_a_step_and_five_more_in_l0(digits, norm) -> None:
+    victim = Victim.of(digits.model, digits.images[:12])
+    fmn(victim, digits.images[:12], digits.labels[:12], norm=norm, steps=8)
+    assert victim.forwards.max() <= (14 if norm == "l0" else 9) and victim.backwards.max() == 8
+
+
+def test_l0_takes_back_the_smallest_changes_that_are_not_needed() -> None:
+    """The third number alone breaks the image; of four changes the two smallest and then the first one go."""
+
+    class Third(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            third = x.flatten(1)[:, 2] - 0.6
+            return torch.stack([torch.zeros_like(third), third], 1)
+
+    x, y = torch.full((2, 1, 1, 6), 0.5), torch.zeros(2, dtype=torch.int64)
+    victim, best, search = Victim.of(Third(), x), Best(x), _start(x, y, torch.tensor([0.0, 2.0]), "l0")
+    search.x_adv = torch.tensor([0.8, 0.5, 0.9, 0.6, 0.5, 0.4]).expand_as(x)
+    _record(best, search, victim.logits(search.x_adv, search.rows), "l0", targeted=False)
+    _undo(victim, best, search, targeted=False)
+    assert distance(best.images, x, "l0").tolist() == [1, 2]  # two are near enough for the second image
+    assert Third()(best.images).argmax(1).eq(1).all()
 
 
 def test_one_changed_number_is_as_few_as_it_gets(linear) -> None:
