@@ -61,8 +61,8 @@ class Ball:
 
         linf: exact, since ball and box are both boxes. l2: scale into the ball, then clip to the box. Clipping moves
         every coordinate towards the centre, which lies in the box, so it cannot leave the ball again. The result is
-        feasible, though not the nearest feasible point, as in every common implementation of PGD. l1: the nearest
-        feasible point. l0: the largest changes stay.
+        feasible, though not the nearest feasible point, as in every common implementation of PGD. l1 and l0: the
+        nearest feasible point.
         """
         if self.norm == "linf":
             low, high = (self.centre - self.epsilon).clamp(min=0), (self.centre + self.epsilon).clamp(max=1)
@@ -71,9 +71,11 @@ class Ball:
             return self._project_l1(x)
         delta = x - self.centre
         if self.norm == "l0":
-            rank = delta.flatten(1).abs().argsort(1, descending=True).argsort(1)
-            kept = rank + 1 <= self.epsilon.flatten(1)
-            return torch.where(kept.view_as(x), x, self.centre).clamp(0, 1)
+            # Kept are the changes that come closest to where they should be, within the box, for being kept.
+            boxed = x.clamp(0, 1)
+            gain = delta.square() - (x - boxed).square()
+            kept = gain.flatten(1).argsort(1, descending=True).argsort(1) + 1 <= self.epsilon.flatten(1)
+            return torch.where(kept.view_as(x), boxed, self.centre)
         length = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return (self.centre + delta * (self.epsilon / length.clamp(min=1e-12)).clamp(max=1)).clamp(0, 1)
 

@@ -108,7 +108,11 @@ def check_epsilons(epsilons: float | Iterable[float], norm: str, size: int) -> t
         if not (math.isfinite(epsilon) and epsilon > 0):
             raise AttackError("Epsilons must be positive and finite", epsilon, "Clean accuracy is always measured too.")
         if epsilon > widest(norm, size):
-            fix = f"Images live in [0, 1]: for 8 grey levels of 255 pass {8 / 255:.5f}." if norm == "linf" else ""
+            fix = (
+                f"Images live in [0, 1]: for 8 grey levels of 255 pass {8 / 255:.5f}."
+                if norm == "linf"
+                else "Pass less."
+            )
             what = f"Epsilon is larger than the largest possible {norm} distance, {widest(norm, size):.4g}"
             raise AttackError(what, epsilon, fix)
     return tuple(numbers)
@@ -194,6 +198,18 @@ def check_count(value: int, what: str, fix: str) -> int:
     if type(value) is not int or value < 1:
         raise AttackError(f"The {what} must be a whole number of at least 1", value, fix)
     return value
+
+
+def check_batch_size(batch_size: int) -> int:
+    """Return ``batch_size`` if it is a whole number of at least 1."""
+    return check_count(batch_size, "batch size", "64 suits most machines.")
+
+
+def check_eot(eot: int) -> int:
+    """Return ``eot`` if it is a whole number of at least 1."""
+    return check_count(
+        eot, "number of passes to average over (eot)", "20 is usual for random models, 1 for all others."
+    )
 
 
 def _suggest(name: object, known: Iterable[str]) -> str:

@@ -49,6 +49,11 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return _others(logits, labels).amax(1) - _of(logits, labels)
 
 
+def lead(logits: torch.Tensor, labels: torch.Tensor, targeted: bool) -> torch.Tensor:
+    """How far images are beyond the boundary in terms of logits, ``(n,)``: positive where broken."""
+    return margin(logits, labels) * (-1 if targeted else 1)
+
+
 def likeliest_others(logits: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
     """The ``min(count, K - 1)`` classes of largest logit other than the label, int64 ``(n, count)``, likeliest first."""
     return _others(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices

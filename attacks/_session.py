@@ -12,7 +12,7 @@ from torch import nn
 from ._ball import Ball, distance
 from ._frozen import frozen_view
 from ._journal import source_digest
-from ._losses import is_broken, margin
+from ._losses import is_broken, lead
 from ._provenance import images_digest, model_digest
 from ._victim import Victim
 from .errors import AttackError
@@ -178,8 +178,9 @@ class Session:
             targeted: Whether ``goal`` is to be reached.
         """
         budgets = None if epsilon is None else torch.as_tensor(epsilon, device=rows.device).float().expand(len(rows))
-        for place, group in enumerate(self._groups(rows)):
-            budget = None if budgets is None else self._groups(budgets)[place]
+        groups = self._groups(rows)
+        parts = [None] * len(groups) if budgets is None else self._groups(budgets)
+        for group, budget in zip(groups, parts, strict=True):
             key = "" if self._journal is None else self._name(attack, group, goal, budget, targeted)
             kept = None if self._journal is None else self._journal.load(key)
             if kept is not None:
@@ -236,7 +237,7 @@ class Session:
             broken=is_broken(logits, labels, targeted).to(home),
             distance=distance(found, x, self.norm).to(home),
             fooled_as=logits.argmax(1).to(home),
-            margin=(margin(logits, labels) * (-1 if targeted else 1)).to(home),
+            margin=lead(logits, labels, targeted).to(home),
             forwards=victim.forwards.to(home),
             backwards=victim.backwards.to(home),
             blind=victim.blind.to(home),

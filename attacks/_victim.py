@@ -72,7 +72,7 @@ class Victim:
         """Logits ``(n, K)`` of attempts ``x`` ``(n, C, H, W)`` at images ``rows`` ``(n,)``: one forward each."""
         self.forwards[rows] += self.eot
         with torch.no_grad(), full_precision(x):
-            return torch.cat([self._mean(lambda part: (self._forward(part),), part)[0] for part in self._batches(x)])
+            return _joined([self.differentiable(part) for part in self._batches(x)])
 
     def gradient(
         self, x: torch.Tensor, labels: torch.Tensor, loss: Loss, rows: torch.Tensor
@@ -95,7 +95,7 @@ class Victim:
         with torch.inference_mode(False), torch.enable_grad(), full_precision(x):
             parts = zip(self._batches(x), self._batches(classes), strict=True)
             answers = [self._mean(partial(self._backward, losses=losses), *part) for part in parts]
-        logits, values, gradients = (torch.cat(tensors) for tensors in zip(*answers, strict=True))
+        logits, values, gradients = (_joined(tensors) for tensors in zip(*answers, strict=True))
         self.backwards[rows] += self.eot * values.shape[1]
         self.blind[rows] |= ~gradients.flatten(1).any(1)
         return logits, values, gradients
@@ -147,6 +147,11 @@ class Victim:
                 "Wrap it in a Module that returns one tensor of class logits.",
             )
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The parts in one tensor; a single one need not be copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def full_precision(x: torch.Tensor) -> torch.autocast:

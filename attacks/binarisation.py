@@ -28,7 +28,7 @@ from torch import nn
 from . import _random
 from ._ball import distance, length
 from ._frozen import frozen_view
-from ._inputs import check_count, check_epsilons, check_ids, check_images, check_norm, find_attack
+from ._inputs import check_batch_size, check_count, check_epsilons, check_ids, check_images, check_norm, find_attack
 from ._provenance import model_digest, provenance
 from ._session import Progress, ProgressCallback
 from ._victim import Victim
@@ -174,7 +174,7 @@ def binarisation_test(
     (epsilon,) = check_epsilons(epsilon, norm, x[0].numel())
     names = check_ids(ids, x)
     check_count(n, "number of images", "50 is usual.")
-    check_count(batch_size, "batch size", "64 suits most machines.")
+    check_batch_size(batch_size)
     guesses = min(method.passes(method.options), check_count(inner, "number of inner points", "999 is usual."))
     before = inner + 1 + guesses  # passes per image that are not the attack's
     each = before + 2 + method.passes(method.options)

@@ -163,7 +163,7 @@ def white_box_not_weaker(session: Session, ledger: Ledger, cascade: Sequence[Sta
     blind = torch.tensor([kind != "gradient" for kind in kinds], device=ledger.credit.device)
     credited = ledger.credit >= 0
     ahead = int((credited & blind[ledger.credit.clamp(min=0)]).sum())
-    probe, _ = ledger.next(_nearest(ledger, FEW))
+    probe = _nearest(ledger)
     square = ATTACKS["square"].configured({"queries": _QUERIES})
     if "square" not in [stage.attack.name for stage in cascade] and len(probe):
         ahead += int(_broken(session, square, probe, ledger.labels, ledger.next(probe)[1]).sum())
@@ -178,7 +178,7 @@ def more_steps(session: Session, ledger: Ledger, cascade: Sequence[Attack]) -> C
     """Where twice the steps break more, the attack had not arrived."""
     name = "more steps do not help"
     attack = next((one for one in reversed(cascade) if "steps" in one.options and one.kind == "gradient"), None)
-    probe = _nearest(ledger, FEW)
+    probe = _nearest(ledger)
     if attack is None or len(probe) == 0:
         return _untested(name, "nothing stands, or no attack takes steps")
     longer = attack.configured({"steps": 2 * attack.options["steps"]})
@@ -189,11 +189,11 @@ def more_steps(session: Session, ledger: Ledger, cascade: Sequence[Attack]) -> C
     return _almost_all(name, ~torch.cat(near), what, "the attack stopped too early; give it more steps")
 
 
-def _nearest(ledger: Ledger, count: int) -> torch.Tensor:
-    """The ``count`` standing images that an attack brought nearest to breaking."""
+def _nearest(ledger: Ledger) -> torch.Tensor:
+    """The :data:`FEW` standing images that an attack brought nearest to breaking."""
     rows = ledger.standing()
     reached = torch.maximum(ledger.climbed, ledger.probed)[rows]
-    return rows[reached.argsort(descending=True, stable=True)[:count]]
+    return rows[reached.argsort(descending=True, stable=True)[:FEW]]
 
 
 def _almost_all(name: str, broken: torch.Tensor, what: str, otherwise: str) -> Check:

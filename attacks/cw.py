@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from ._ball import distance
-from ._best import Best
-from ._losses import is_broken, margin
+from ._losses import is_broken, lead, margin
+from ._nearest import Nearest
 from ._rows import Rows
 from ._victim import Victim
 from .errors import AttackError
@@ -40,7 +40,6 @@ class _Descent(Rows):
     x: torch.Tensor
     labels: torch.Tensor
     const: torch.Tensor
-    enough: torch.Tensor
     w: torch.Tensor
     mean: torch.Tensor
     square: torch.Tensor
@@ -88,33 +87,30 @@ def cw(
     """
     _check(searches, steps, learning_rate, confidence, initial_const)
     victim = Victim.of(model, x)
-    best = Best(x)
+    nearest = Nearest(x, epsilon, norm)
     rows = torch.arange(len(x), device=x.device)
-    already = is_broken(victim.logits(x, rows), labels, targeted)
-    best.offer(rows[already], x[already], x.new_zeros(len(x))[already], already[already])
-    enough = torch.as_tensor(0.0 if epsilon is None else epsilon, dtype=x.dtype, device=x.device).expand(len(x))
-    low = torch.zeros_like(enough)
+    logits = victim.logits(x, rows)
+    nearest.offer(rows, x, lead(logits, labels, targeted), is_broken(logits, labels, targeted))
+    low = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     high, const = torch.full_like(low, torch.inf), torch.full_like(low, initial_const)
     for _ in range(searches):
-        rows = rows[-best.loss[rows] > enough[rows]]
-        descent = _start(rows, x[rows], labels[rows], const[rows], enough[rows])
-        broken = _descend(victim, best, descent, targeted, steps, learning_rate, confidence)
+        rows = rows[~nearest.near_enough(rows)]
+        descent = _start(rows, x[rows], labels[rows], const[rows])
+        broken = _descend(victim, nearest, descent, targeted, steps, learning_rate, confidence)
         low, high = torch.where(broken, low, const), torch.where(broken, const, high)
         const = torch.where(high.isinf(), const * 10, (low + high) / 2)
-    return best.images
+    return nearest.images
 
 
-def _start(
-    rows: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, const: torch.Tensor, enough: torch.Tensor
-) -> _Descent:
+def _start(rows: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, const: torch.Tensor) -> _Descent:
     w = (_INSIDE * (2 * x - 1)).atanh()
     still, never = torch.zeros_like(x), torch.full_like(const, torch.inf)
-    return _Descent(rows, x, labels, const, enough, w, still, still, never, never)
+    return _Descent(rows, x, labels, const, w, still, still, never, never)
 
 
 def _descend(
     victim: Victim,
-    best: Best,
+    nearest: Nearest,
     descent: _Descent,
     targeted: bool,
     steps: int,
@@ -122,22 +118,22 @@ def _descend(
     confidence: float,
 ) -> torch.Tensor:
     """Minimise for the constants given, and offer what breaks; for which of all N images it did, bool ``(N,)``."""
-    found = torch.zeros_like(best.broken)
+    found = torch.zeros_like(nearest.distance, dtype=torch.bool)
     for step in range(steps):
         rows = descent.rows
         if len(rows) == 0:
             break
         x_adv = (descent.w.tanh() + 1) / 2
-        logits, lead, gradient = victim.gradient(x_adv, descent.labels, margin, rows)
-        lead, gradient = (-lead, -gradient) if targeted else (lead, gradient)
-        broken = is_broken(logits, descent.labels, targeted) & (lead >= confidence)
+        logits, ahead, gradient = victim.gradient(x_adv, descent.labels, margin, rows)
+        ahead, gradient = (-ahead, -gradient) if targeted else (ahead, gradient)
+        broken = is_broken(logits, descent.labels, targeted) & (ahead >= confidence)
         away = distance(x_adv, descent.x, "l2")
-        best.offer(rows[broken], x_adv[broken], -away[broken], broken[broken])
+        nearest.offer(rows, x_adv, ahead, broken)
         found[rows[broken]] = True
-        lack = (confidence - lead).clamp(min=0).to(away)
+        lack = (confidence - ahead).clamp(min=0).to(away)
         loss = away.square() + descent.const * lack
         descent.lowest = torch.where(loss < descent.lowest, loss, descent.lowest)
-        stay = -best.loss[rows] > descent.enough
+        stay = ~nearest.near_enough(rows)
         if step % max(_PATIENCE, math.ceil(steps / _LOOKS)) == 0:
             stay &= descent.lowest < _FALL * descent.level
             descent.level = descent.lowest

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from ._ball import Ball, length
-from ._hyperplane import Nearest, lead
-from ._losses import is_broken, log_odds
+from ._losses import is_broken, lead, log_odds
+from ._nearest import Nearest
 from ._rows import Rows
 from ._victim import Victim
 from .errors import AttackError

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from ._ball import DUAL
-from ._hyperplane import Boundary, lead, nearest_boundary, nearest_on_hyperplane
-from ._losses import is_broken, likeliest_others
+from ._hyperplane import Boundary, nearest_boundary, nearest_on_hyperplane
+from ._losses import is_broken, lead, likeliest_others
 from ._victim import Victim
 from .errors import AttackError
 
@@ -87,7 +87,7 @@ class Walk(NamedTuple):
 
     Attributes:
         x: where they are, ``(n, C, H, W)``.
-        lead: :func:`attacks._hyperplane.lead` there, ``(n,)``.
+        lead: :func:`attacks._losses.lead` there, ``(n,)``.
         broken: bool ``(n,)``.
         rivals: the classes followed, ``(n, m)``.
     """

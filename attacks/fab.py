@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from ._ball import Ball, length
-from ._hyperplane import Boundary, Nearest, lead, nearest_boundary, nearest_on_hyperplane
-from ._losses import is_broken, likeliest_others
+from ._hyperplane import Boundary, nearest_boundary, nearest_on_hyperplane
+from ._losses import is_broken, lead, likeliest_others
+from ._nearest import Nearest
 from ._rows import Rows
 from ._victim import Victim
 from .errors import AttackError

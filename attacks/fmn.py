@@ -32,8 +32,8 @@ import torch
 from torch import nn
 
 from ._ball import DUAL, Ball, distance, length
-from ._best import Best
-from ._losses import is_broken, margin
+from ._losses import is_broken, lead, margin
+from ._nearest import Nearest
 from ._rows import Rows
 from ._victim import Victim
 from .errors import AttackError
@@ -51,7 +51,6 @@ class _Search(Rows):
     x_adv: torch.Tensor
     epsilon: torch.Tensor
     widest: torch.Tensor
-    enough: torch.Tensor
 
 
 def fmn(
@@ -90,45 +89,39 @@ def fmn(
     """
     _check(steps, alpha, gamma)
     victim = Victim.of(model, x)
-    best = Best(x)
-    search = _start(x, labels, epsilon, norm)
+    if norm == "l0":  # fewer changes than one are none
+        epsilon = torch.as_tensor(0.0 if epsilon is None else epsilon, device=x.device).clamp(min=1)
+    nearest = Nearest(x, epsilon, norm)
+    widest = length(torch.maximum(x, 1 - x), norm)
+    search = _Search(torch.arange(len(x), device=x.device), x, labels, x, widest, widest)
     for step in range(steps):
-        logits, lead, gradient = victim.gradient(search.x_adv, search.labels, margin, search.rows)
-        broken = _record(best, search, logits, norm, targeted)
+        logits, ahead, gradient = victim.gradient(search.x_adv, search.labels, margin, search.rows)
+        broken = _record(nearest, search, logits, targeted)
         gradient = _inwards(search, -gradient if targeted else gradient, norm)
-        nearest = -best.loss[search.rows].to(x)
-        stay = (nearest > search.enough) & ((gradient != 0).flatten(1).any(1) | nearest.isfinite())
+        shortest = nearest.distance[search.rows].to(x)
+        stay = ~nearest.near_enough(search.rows) & ((gradient != 0).flatten(1).any(1) | shortest.isfinite())
         if not stay.all():
             search.keep(stay)
-            broken, lead, gradient, nearest = broken[stay], lead[stay], gradient[stay], nearest[stay]
+            broken, ahead, gradient, shortest = broken[stay], ahead[stay], gradient[stay], shortest[stay]
         if len(search.rows) == 0:
-            return best.images
-        gradient, gap = _rescaled(gradient, lead.abs().to(x))
+            return nearest.images
+        gradient, gap = _rescaled(gradient, ahead.abs().to(x))
         change = gamma * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
-        radius = _follow(search.epsilon, nearest, broken, change, norm)
+        radius = _follow(search.epsilon, shortest, broken, change, norm)
         first = _linear_radius(search, gradient, gap, change, norm)
-        radius = torch.where(nearest.isfinite(), radius, first)
+        radius = torch.where(shortest.isfinite(), radius, first)
         search.epsilon = torch.minimum(radius, search.widest)
         search.x_adv = _move(search, gradient, alpha * 0.001 ** (step / steps), norm)
-    _record(best, search, victim.logits(search.x_adv, search.rows), norm, targeted)
+    _record(nearest, search, victim.logits(search.x_adv, search.rows), targeted)
     if norm == "l0":
-        _undo(victim, best, search, targeted)
-    return best.images
+        _undo(victim, nearest, search, targeted)
+    return nearest.images
 
 
-def _start(x: torch.Tensor, labels: torch.Tensor, epsilon: float | torch.Tensor | None, norm: str) -> _Search:
-    enough = torch.as_tensor(0.0 if epsilon is None else epsilon, dtype=x.dtype, device=x.device).expand(len(x))
-    if norm == "l0":
-        enough = enough.clamp(min=1)  # fewer changes than one are none
-    widest = length(torch.maximum(x, 1 - x), norm)
-    return _Search(torch.arange(len(x), device=x.device), x, labels, x, widest, widest, enough)
-
-
-def _record(best: Best, search: _Search, logits: torch.Tensor, norm: str, targeted: bool) -> torch.Tensor:
-    """Offer the attempts that are broken, the nearer the better; which they are, ``(n,)``."""
+def _record(nearest: Nearest, search: _Search, logits: torch.Tensor, targeted: bool) -> torch.Tensor:
+    """Offer the attempts; which are broken, ``(n,)``."""
     broken = is_broken(logits, search.labels, targeted)
-    away = distance(search.x_adv, search.x, norm)
-    best.offer(search.rows[broken], search.x_adv[broken], -away[broken], broken[broken])
+    nearest.offer(search.rows, search.x_adv, lead(logits, search.labels, targeted), broken)
     return broken
 
 
@@ -191,25 +184,16 @@ def _move(search: _Search, gradient: torch.Tensor, alpha: float, norm: str) -> t
     }[norm]
     pace = alpha * longest / strength.sqrt().clamp(min=1)
     moved = search.x_adv + pace.view(-1, 1, 1, 1) * gradient
-    ball = Ball.around(search.x, epsilon, norm)
-    return _nearest_of_l0(ball, moved) if norm == "l0" else ball.project(moved)
+    return Ball.around(search.x, epsilon, norm).project(moved)
 
 
-def _nearest_of_l0(ball: Ball, moved: torch.Tensor) -> torch.Tensor:
-    """Change the numbers that come closest to where they should be, within the box, for being changed."""
-    boxed = moved.clamp(0, 1)
-    gain = (moved - ball.centre).square() - (moved - boxed).square()
-    kept = gain.flatten(1).argsort(1, descending=True).argsort(1) < ball.epsilon.flatten(1)
-    return torch.where(kept.view_as(moved), boxed, ball.centre)
-
-
-def _undo(victim: Victim, best: Best, search: _Search, targeted: bool) -> None:
+def _undo(victim: Victim, nearest: Nearest, search: _Search, targeted: bool) -> None:
     """Try to take back the smallest changes of what was found, one at a time."""
-    search.x_adv = best.images[search.rows]
+    search.x_adv = nearest.images[search.rows]
     sizes = (search.x_adv - search.x).flatten(1).abs()
     sizes = torch.where(sizes > 0, sizes, torch.inf)
     for _ in range(_UNDONE):
-        stay = sizes.isfinite().any(1) & (-best.loss[search.rows] > search.enough)
+        stay = sizes.isfinite().any(1) & ~nearest.near_enough(search.rows)
         search.keep(stay)
         sizes = sizes[stay]
         if len(search.rows) == 0:
@@ -218,7 +202,7 @@ def _undo(victim: Victim, best: Best, search: _Search, targeted: bool) -> None:
         sizes = sizes.scatter(1, place, torch.inf)
         before = search.x_adv
         search.x_adv = before.flatten(1).scatter(1, place, search.x.flatten(1).gather(1, place)).view_as(before)
-        broken = _record(best, search, victim.logits(search.x_adv, search.rows), "l0", targeted)
+        broken = _record(nearest, search, victim.logits(search.x_adv, search.rows), targeted)
         search.x_adv = torch.where(broken.view(-1, 1, 1, 1), search.x_adv, before)
 
 

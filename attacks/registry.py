@@ -206,7 +206,7 @@ _ENTRIES = (
         "arXiv:2303.12481",
         superdeepfool,
         targeted=True,
-        description="DeepFool, then straight to where the boundary is at right angles. Near C&W at DeepFool's price.",
+        description="DeepFool in turn with a projection to where the boundary is at right angles.",
         passes=lambda options: 8 + options["steps"] * (2 * options["walk"] + 2),
         minimal=True,
     ),

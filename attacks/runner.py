@@ -11,8 +11,9 @@ from torch import nn
 
 from ._cascade import run_cascade
 from ._inputs import (
+    check_batch_size,
     check_classes,
-    check_count,
+    check_eot,
     check_epsilon,
     check_epsilons,
     check_ids,
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
-
-
-_BATCH = ("batch size", "64 suits most machines.")
-_EOT = ("number of passes to average over (eot)", "20 is usual for random models, 1 for all others.")
 
 
 def attack(
@@ -88,8 +85,8 @@ def attack(
     report = Progress(progress, total=len(x) * (2 + method.passes(method.options)))
     names = check_ids(ids, x)
     session = Session(
-        model, x, names, norm=norm, seed=seed, eight_bit=eight_bit, eot=check_count(eot, *_EOT), progress=report,
-        batch_size=check_count(batch_size, *_BATCH),
+        model, x, names, norm=norm, seed=seed, eight_bit=eight_bit, eot=check_eot(eot), progress=report,
+        batch_size=check_batch_size(batch_size),
     )  # fmt: skip
     classes = session.clean.shape[1]
     truth = check_classes(labels, "labels", x, classes)
@@ -194,8 +191,8 @@ def evaluate(
     names = check_ids(ids, x)
     book = None if journal is None else Journal(journal)
     session = Session(
-        model, x, names, norm=norm, seed=seed, eight_bit=eight_bit, eot=check_count(eot, *_EOT), progress=report,
-        batch_size=check_count(batch_size, *_BATCH), journal=book,
+        model, x, names, norm=norm, seed=seed, eight_bit=eight_bit, eot=check_eot(eot), progress=report,
+        batch_size=check_batch_size(batch_size), journal=book,
     )  # fmt: skip
     truth = session.clean.argmax(1) if labels is None else check_classes(labels, "labels", x, session.clean.shape[1])
 

@@ -19,8 +19,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from ._hyperplane import Nearest, lead, nearest_on_hyperplane
-from ._losses import is_broken, likeliest_others
+from ._hyperplane import nearest_on_hyperplane
+from ._losses import is_broken, lead, likeliest_others
+from ._nearest import Nearest
 from ._rows import Rows
 from ._victim import Victim
 from .deepfool import check, descend

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ._inputs import check_classes, check_count, check_ids, check_images, check_norm, find_attack
+from ._inputs import check_batch_size, check_classes, check_ids, check_images, check_norm, find_attack
 from ._provenance import model_digest, provenance
 from ._session import Progress, ProgressCallback, Session
 from .errors import AttackError
@@ -139,7 +139,7 @@ def transfer(
     setting: dict[str, Any] = {
         "norm": norm,
         "seed": seed,
-        "batch_size": check_count(batch_size, "batch size", "64 suits most."),
+        "batch_size": check_batch_size(batch_size),
     }
     sessions = {known: _session(known, model, x, names, report, setting) for known, model in models.items()}
     truth = check_classes(labels, "labels", x, _classes(sessions))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -166,3 +168,18 @@ def test_widest_reaches_the_opposite_corner() -> None:
     x, y = torch.zeros(1, 3, 4, 5), torch.ones(1, 3, 4, 5)
     for norm in NORMS:
         assert distance(x, y, norm).item() == pytest.approx(widest(norm, 60), abs=1e-6)
+
+
+def test_in_l0_the_projection_is_the_nearest_point_of_ball_and_box() -> None:
+    """Against all choices of two numbers out of six."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(50, 1, 2, 3, generator=generator) * 1.4 - 0.2).clamp(0, 1)
+    aim = x + torch.randn(x.shape, generator=generator)
+    found = Ball.around(x, 2.0, "l0").project(aim)
+    assert (distance(found, x, "l0") <= 2).all() and found.amin() >= 0 and found.amax() <= 1
+    choices = []
+    for pair in combinations(range(6), 2):
+        point = x.flatten(1).clone()
+        point[:, pair] = aim.flatten(1)[:, pair].clamp(0, 1)
+        choices.append((point - aim.flatten(1)).norm(dim=1))
+    torch.testing.assert_close(distance(found, aim, "l2"), torch.stack(choices).amin(0))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import foolbox
 import pytest
 import torch
 from torch import nn
 
 import attacks
-from attacks._ball import Ball, distance
-from attacks._best import Best
+from attacks._ball import distance, length
+from attacks._nearest import Nearest
 from attacks._victim import Victim
-from attacks.fmn import _nearest_of_l0, _record, _start, _undo, fmn
+from attacks.fmn import _record, _Search, _undo, fmn
 
 NORMS = ("l0", "l1", "l2", "linf")
 
@@ -154,12 +152,14 @@ def test_l0_takes_back_the_smallest_changes_that_are_not_needed() -> None:
             return torch.stack([torch.zeros_like(third), third], 1)
 
     x, y = torch.full((2, 1, 1, 6), 0.5), torch.zeros(2, dtype=torch.int64)
-    victim, best, search = Victim.of(Third(), x), Best(x), _start(x, y, torch.tensor([0.0, 2.0]), "l0")
-    search.x_adv = torch.tensor([0.8, 0.5, 0.9, 0.6, 0.5, 0.4]).expand_as(x)
-    _record(best, search, victim.logits(search.x_adv, search.rows), "l0", targeted=False)
-    _undo(victim, best, search, targeted=False)
-    assert distance(best.images, x, "l0").tolist() == [1, 2]  # two are near enough for the second image
-    assert Third()(best.images).argmax(1).eq(1).all()
+    victim, nearest = Victim.of(Third(), x), Nearest(x, torch.tensor([1.0, 2.0]), "l0")
+    widest = length(torch.maximum(x, 1 - x), "l0")
+    changed = torch.tensor([0.8, 0.5, 0.9, 0.6, 0.5, 0.4]).expand_as(x)
+    search = _Search(torch.arange(2), x, y, changed, widest, widest)
+    _record(nearest, search, victim.logits(search.x_adv, search.rows), targeted=False)
+    _undo(victim, nearest, search, targeted=False)
+    assert distance(nearest.images, x, "l0").tolist() == [1, 2]  # two are near enough for the second image
+    assert Third()(nearest.images).argmax(1).eq(1).all()
 
 
 def test_one_changed_number_is_as_few_as_it_gets(linear) -> None:
@@ -220,21 +220,6 @@ def test_where_nothing_breaks_the_clean_image_is_returned(norm) -> None:
 
     x = torch.rand(3, 1, 3, 4, generator=torch.Generator().manual_seed(0))
     assert fmn(Stubborn(), x, torch.zeros(3, dtype=torch.int64), norm=norm, steps=10).equal(x)
-
-
-def test_the_l0_step_is_the_nearest_point_of_ball_and_box() -> None:
-    """Against all choices of two numbers out of six."""
-    generator = torch.Generator().manual_seed(0)
-    x = (torch.rand(50, 1, 2, 3, generator=generator) * 1.4 - 0.2).clamp(0, 1)
-    aim = x + torch.randn(x.shape, generator=generator)
-    found = _nearest_of_l0(Ball.around(x, 2.0, "l0"), aim)
-    assert (distance(found, x, "l0") <= 2).all() and found.amin() >= 0 and found.amax() <= 1
-    choices = []
-    for pair in combinations(range(6), 2):
-        point = x.flatten(1).clone()
-        point[:, pair] = aim.flatten(1)[:, pair].clamp(0, 1)
-        choices.append((point - aim.flatten(1)).norm(dim=1))
-    torch.testing.assert_close(distance(found, aim, "l2"), torch.stack(choices).amin(0))
 
 
 @pytest.mark.parametrize(

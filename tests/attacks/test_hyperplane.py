@@ -11,7 +11,9 @@ from scipy.optimize import linprog
 from torch import nn
 
 from attacks._ball import distance, length
-from attacks._hyperplane import Nearest, lead, nearest_on_hyperplane, shorten
+from attacks._hyperplane import nearest_on_hyperplane
+from attacks._losses import lead
+from attacks._nearest import Nearest, shorten
 from attacks._victim import Victim
 from attacks.ddn import ddn
 from attacks.deepfool import deepfool

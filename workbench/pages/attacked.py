@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -80,6 +81,14 @@ class Shown:
     def classes(self) -> tuple[int, int]:
         """What the network sees before and after."""
         return int(self.found.predicted[0]), int(self.found.fooled_as[0])
+
+    @cached_property
+    def seen_in_file(self) -> int:
+        """What the network sees in the PNG, which knows 256 levels per colour."""
+        import torch
+
+        with torch.no_grad():
+            return int(self.model((self.found.images * 255).round() / 255).argmax(1))
 
     @property
     def moved(self) -> bool:
@@ -255,13 +264,10 @@ def _home(shown: Shown) -> None:
 
 def _as_file(shown: Shown) -> str:
     """Say what the network sees in the PNG, which knows 256 levels per colour, and how the tensors are laid out."""
-    import torch
-
     laid = "The tensors are float32 in [0, 1], channels first."
     if not shown.moved:
         return laid
-    with torch.no_grad():
-        seen = int(shown.model((shown.found.images * 255).round() / 255).argmax(1))
+    seen = shown.seen_in_file
     still = "still " if seen == shown.classes[1] else ""
     return f"In the PNG, rounded to 256 levels per colour, it {still}sees {plain(shown.model.class_name(seen))}. {laid}"
 
