@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # For people with an index of their own for torch (CPU-only builds, say): make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
 PIP_FLAGS := --disable-pip-version-check --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# One process per core, each with one thread (tests/conftest.py); a file stays in one process.
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+# One process per core, each with one thread (tests/conftest.py); a file stays in one process. In their own order the files
+# of the app, which take longest, come first and leave no core idle at the end.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 CHROMIUM_PACKAGES := chromium fonts-dejavu-core
 
 .PHONY: demo test fast slow lint check app chromium clean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -11,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import torch
 
 import attacks
 import workbench as wb
-from workbench.cli import main
+from tests.commandline import command
 from workbench.errors import OptionError
 from workbench.evaluate_command import print_evaluation
 from workbench.report import credit
@@ -31,34 +29,6 @@ from workbench.typed import attack_names, attack_options
 
 MLP, DIGITS = "sample:digits-mlp", "sample:digits"
 FEW = (MLP, DIGITS, "--limit", 12, "--eps", "0.05,0.1,0.2", "--attacks", "fgsm,pgd")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-    @property
-    def said(self) -> str:
-        """What was printed, without the layout."""
-        return " ".join(self.stdout.split())
-
-
-def command(*arguments: object) -> Done:
-    """Run a command as ``python -m workbench`` does, in this process: starting another takes longer than the work."""
-    out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
-    sys.argv = ["workbench", *map(str, arguments)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = before
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -15,23 +15,12 @@ import torch
 from PIL import Image
 
 import workbench as wb
+from tests.commandline import answer, command
 from workbench.cli import app
 from workbench.console import printable
 from workbench.serve import free_port, streamlit_flags
 
 ROOT = Path(__file__).parents[1]
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "workbench", *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
-
-
-def answer(*arguments: object) -> dict:
-    done = command(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_every_command_has_help_and_is_in_the_readme() -> None:
@@ -131,6 +120,14 @@ def test_bad_input_gets_one_paragraph_and_status_2(arguments: tuple[str, ...], s
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_a_process_of_its_own_ends_the_same_way() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench", "identify", "nothing.pth"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "There is no such file: nothing.pth. Check the path.\n")
+    assert done.stdout == ""
 
 
 def test_errors_for_machines_are_json() -> None:

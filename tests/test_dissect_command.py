@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import signal
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from torch import nn
 
 import explain
 import workbench as wb
-from workbench.cli import main
+from tests import commandline
 from workbench.console import gently
 from workbench.dissecting import default_layers, investigate
 from workbench.errors import OptionError
@@ -30,27 +27,7 @@ VGG = "sample:shapes-vgg"
 QUICK = ("--limit", 20, "--permutations", 1)
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(*arguments: object) -> Done:
-    """Run the command as ``python -m workbench`` does, in this process: starting another takes longer than the work."""
-    out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
-    sys.argv = ["workbench", "dissect", *map(str, arguments)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = before
-    return Done(code, out.getvalue(), err.getvalue())
+command = partial(commandline.command, "dissect")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -59,7 +36,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, commandline.Done]:
     folder = tmp_path_factory.mktemp("out") / "dissection"
     done = command(
         VGG, *QUICK, "--layers", "relu5,relu6", "--compare", "random", "--compare", "rotated", "--attack", "-o", folder
@@ -68,7 +45,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     return folder, done
 
 
-def test_the_tables_say_what_the_engine_says(written: tuple[Path, Done]) -> None:
+def test_the_tables_say_what_the_engine_says(written: tuple[Path, commandline.Done]) -> None:
     folder, _ = written
     model, probe = wb.load(VGG), wb.read_probe("shapes", n=20)
     found = explain.dissect(model, probe, ("relu5", "relu6"), permutations=1)
@@ -85,7 +62,7 @@ def test_the_tables_say_what_the_engine_says(written: tuple[Path, Done]) -> None
     assert "--compare random --compare rotated" in page
 
 
-def test_the_terminal_shows_a_table_and_an_honest_sentence(written: tuple[Path, Done]) -> None:
+def test_the_terminal_shows_a_table_and_an_honest_sentence(written: tuple[Path, commandline.Done]) -> None:
     _, done = written
     assert sum(line.startswith(("random", "rotated")) for line in done.stdout.splitlines()) == 4
     flat = " ".join(done.stdout.split())
@@ -95,7 +72,7 @@ def test_the_terminal_shows_a_table_and_an_honest_sentence(written: tuple[Path, 
     assert "20 images are few" in " ".join(done.stderr.split())
 
 
-def test_a_repeat_finds_its_result_and_json_is_json(written: tuple[Path, Done]) -> None:
+def test_a_repeat_finds_its_result_and_json_is_json(written: tuple[Path, commandline.Done]) -> None:
     folder, _ = written
     done = command(VGG, *QUICK, "--layers", "relu5,relu6", "--no-ablate", "--json", "-o", folder)
     assert done.returncode == 0, done.stderr

@@ -92,7 +92,9 @@ def test_all_together_are_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 20_000_000
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if s.data == "shapes" else name for name, s in SAMPLES.items()]
+)
 def test_the_stored_weights_are_as_accurate_as_the_card_says(name: str, request: pytest.FixtureRequest) -> None:
     claimed = json.loads(metadata(FOLDER / f"{name}.safetensors")["accuracy"])
     data = request.getfixturevalue("shapes") if SAMPLES[name].data == "shapes" else sample_data("digits", "test")
@@ -103,6 +105,7 @@ def test_the_stored_weights_are_as_accurate_as_the_card_says(name: str, request:
     assert measured == pytest.approx(claimed, abs=2 / len(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGE_SAMPLES)
 def test_the_stored_weights_are_as_far_above_bicubic_as_the_card_says(name: str, shapes: ImageSet) -> None:
     known = metadata(FOLDER / f"{name}.safetensors")
@@ -115,6 +118,7 @@ def test_the_stored_weights_are_as_far_above_bicubic_as_the_card_says(name: str,
     assert plain == pytest.approx(json.loads(known["bicubic"]), abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, sample in SAMPLES.items() if sample.data == "shapes"])
 def test_changing_the_evidence_changes_the_answer(name: str, shapes: ImageSet) -> None:
     twins = counterfactual_twins("test", 500)
@@ -194,6 +198,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_the_script_makes_the_network_again(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +213,7 @@ def test_the_script_makes_the_network_again(
     assert (tmp_path / "first" / "digits-mlp.md").read_text(encoding="utf-8").startswith("# sample:digits-mlp")
 
 
+@pytest.mark.slow
 def test_the_script_makes_a_super_resolution_network_again(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_first_picture_comes_without_an_upload(context: BrowserContext, server
     assert errors == []
 
 
+@pytest.mark.slow
 def test_an_unknown_checkpoint_and_a_photo_give_a_map(page: Page, files: Path) -> None:
     expect_first_picture(page)
     upload(page, "Model", "Checkpoint", files / "unknown.pth")
@@ -66,6 +67,7 @@ def test_an_unknown_checkpoint_and_a_photo_give_a_map(page: Page, files: Path) -
     expect(page.get_by_text("have changed since")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(page: Page, files: Path) -> None:
     expect_first_picture(page)
     title = page.title()
@@ -85,6 +87,7 @@ def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(page: Page, fi
     expect(page.get_by_role("img", name="Saliency map of digits/").first).to_be_visible(timeout=PATIENCE)
 
 
+@pytest.mark.slow
 def test_the_report_opens_offline(page: Page, context: BrowserContext, server: str, tmp_path: Path) -> None:
     page.goto(f"{server}/?model=digits-lenet&images=digits&n=2")
     page.get_by_role("button", name="Measure robustness").click(timeout=PATIENCE)
@@ -122,6 +125,7 @@ def test_cancel_stops_the_job_and_leaves_no_trace(
     expect(page.get_by_text("was stopped before it finished")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_two_tabs_do_not_mix(context: BrowserContext, server: str, files: Path) -> None:
     one, other = context.new_page(), context.new_page()
     one.goto(f"{server}/?model=shapes-vgg&images=shapes&n=1")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext, Locator
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PATIENCE = 60_000  # milliseconds, for whatever computes or starts
 # Where the mark of a unit is in the window: plotly names no marks, but knows their places.
@@ -61,7 +61,6 @@ def test_a_click_on_a_unit_shows_its_pictures(context: BrowserContext, server: s
     assert errors == []
 
 
-@pytest.mark.slow
 def test_cancel_leaves_no_trace_and_choices_outlive_a_visit_to_another_page(
     context: BrowserContext, server: str, start_and_cancel: Callable[[Locator], None]
 ) -> None:

@@ -205,6 +205,7 @@ def test_the_detectors_that_fire_are_those_of_the_engine(dissection: Open) -> No
 # ---- comparisons
 
 
+@pytest.mark.slow
 def test_an_untrained_network_and_a_rotated_basis_stand_beside_it(dissection: Open) -> None:
     page = choose_layers(dissection(model="shapes-vgg"), "relu6")
     page.checkbox(key="dissect control").check()
@@ -230,6 +231,7 @@ def test_an_untrained_network_and_a_rotated_basis_stand_beside_it(dissection: Op
 # ---- removing and attacking
 
 
+@pytest.mark.slow
 def test_units_are_removed_and_attacked(dissection: Open) -> None:
     page = choose_layers(dissection(model="shapes-vgg"), "relu6")
     page = button(page, "Run").click().run()
@@ -310,7 +312,7 @@ def test_layers_without_space_have_units_too(dissection: Open) -> None:
 # ---- to take home
 
 
-@pytest.mark.parametrize("parameters", [{}, {"images": "shapes"}])
+@pytest.mark.parametrize("parameters", [{}, pytest.param({"images": "shapes"}, marks=pytest.mark.slow)])
 def test_copy_as_python_computes_the_same(dissection: Open, parameters: dict[str, str]) -> None:
     page = choose_layers(dissection(**parameters), "conv2")
     page.checkbox(key="dissect control").check()

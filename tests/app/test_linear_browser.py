@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext, Locator
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PATIENCE = 60_000  # milliseconds, for whatever computes or starts
 
@@ -60,7 +60,6 @@ def test_a_click_on_a_pixel_and_on_a_picture(context: BrowserContext, server: st
     assert errors == []
 
 
-@pytest.mark.slow
 def test_cancel_leaves_no_trace_and_choices_outlive_a_visit_to_the_other_page(
     context: BrowserContext, server: str, start_and_cancel: Callable[[Locator], None]
 ) -> None:

@@ -388,6 +388,7 @@ def test_too_many_or_too_large_photos_are_left_out_by_name(app: App, monkeypatch
     assert r"blue\.png" in text
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_without_names(app: App) -> None:
     network = torchvision.models.squeezenet1_1()
     page = upload(app(n="1"), "big.pth", bytes_of(network.state_dict()))

@@ -30,7 +30,7 @@ class Payload:
         return os.system, (f"touch {self.mark}",)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("legacy", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_payload_never_runs_and_the_refusal_names_it(save: Save, tmp_path: Path, legacy: bool) -> None:
     mark = tmp_path / "ran"
     path = save({"w": torch.zeros(2), "x": Payload(mark)}, _use_new_zipfile_serialization=not legacy)
@@ -44,7 +44,7 @@ def test_a_payload_never_runs_and_the_refusal_names_it(save: Save, tmp_path: Pat
     assert mark.exists()
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("legacy", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_whole_module_is_refused_with_the_recipe(save: Save, legacy: bool) -> None:
     with pytest.raises(RefusedFile, match=r"whole model object.*state_dict"):
         read_checkpoint(save(nn.Linear(2, 2), _use_new_zipfile_serialization=not legacy))
@@ -59,18 +59,26 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("tensors", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        pytest.param(one, id=name, marks=pytest.mark.slow if name in ("sparse", "meta", "complex") else ())
+        for name, one in HOSTILE.items()
+    ],
+)
 def test_hostile_tensors_are_refused_by_name(save: Save, tensors: dict[str, torch.Tensor]) -> None:
     with pytest.raises(RefusedFile, match="This checkpoint holds"):
         read_checkpoint(save(tensors))
 
 
+@pytest.mark.usefixtures("reader_in_process")
 def test_many_overlapping_views_cannot_claim_more_than_the_file_holds(save: Save) -> None:
     base = torch.zeros(10_000)
     with pytest.raises(RefusedFile, match="overlap"):
         read_checkpoint(save({f"w{i}": base[i:] for i in range(1000)}))
 
 
+@pytest.mark.usefixtures("reader_in_process")
 def test_tied_weights_are_honest(save: Save) -> None:
     shared = torch.rand(1000)
     raw = read_checkpoint(save({"a": shared, "b": shared}))
@@ -79,6 +87,7 @@ def test_tied_weights_are_honest(save: Save) -> None:
     assert torch.equal(raw.tensors[names["b"]["tensor"]], shared)
 
 
+@pytest.mark.usefixtures("reader_in_process")
 def test_a_file_without_tensors_and_a_nested_bomb_are_refused(save: Save) -> None:
     with pytest.raises(RefusedFile, match="no tensors"):
         read_checkpoint(save({"epoch": 3}))
@@ -89,6 +98,7 @@ def test_a_file_without_tensors_and_a_nested_bomb_are_refused(save: Save) -> Non
         read_checkpoint(save(nested))
 
 
+@pytest.mark.usefixtures("reader_in_process")
 def test_what_training_scripts_store_beside_the_weights_is_kept_as_plain_values(save: Save) -> None:
     path = save(
         {
@@ -108,6 +118,7 @@ def test_what_training_scripts_store_beside_the_weights_is_kept_as_plain_values(
     assert torch.equal(raw.tensors[top["state_dict"]["dict"]["w"]["tensor"]], torch.arange(6.0).view(2, 3).t())
 
 
+@pytest.mark.usefixtures("reader_in_process")
 def test_dtypes_survive(save: Save) -> None:
     kinds = (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8)
     values = {str(dtype): torch.tensor([[0, 1], [1, 0]]).to(dtype) for dtype in kinds}
@@ -165,6 +176,7 @@ def test_the_reader_gets_no_environment_and_limits_itself(
 @pytest.mark.parametrize(
     "damage", [b"", b"xx", b"\x02\0\0\0\0\0\0\0{}", None], ids=["empty", "short", "no tree", "truncated"]
 )
+@pytest.mark.usefixtures("reader_in_process")
 def test_a_damaged_entry_of_the_store_is_made_again(save: Save, damage: bytes | None) -> None:
     weights = torch.rand(50)
     path = save({"w": weights})

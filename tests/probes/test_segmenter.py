@@ -178,6 +178,7 @@ def test_the_digest_of_a_module_hangs_on_all_that_it_computes_with() -> None:
     assert digest_of(torchvision_segmenter(Fake(), 0)) != digest_of(torchvision_segmenter(Fake(), None))
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_digest() -> None:
     code = (
         "import torch\nfrom workbench.probes import SegmenterProbe, torchvision_segmenter\n"

@@ -137,7 +137,7 @@ def test_images_that_cannot_be_seen_are_refused(found: Findings) -> None:
 
 WINDOWS = [
     {"viewport": {"width": 1280, "height": 800}},
-    {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+    pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, marks=pytest.mark.slow),
 ]
 
 

@@ -141,7 +141,7 @@ def test_the_call_on_the_page_runs(digits: str, read_page: Callable[[str], Any])
 
 WINDOWS = [
     {"viewport": {"width": 1280, "height": 800}},
-    {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+    pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, marks=pytest.mark.slow),
 ]
 
 

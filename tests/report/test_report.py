@@ -235,6 +235,7 @@ def test_lite_page_is_small_and_runs_nothing(read_page: Any) -> None:
     assert made.draw_lite is None
 
 
+@pytest.mark.slow
 def test_the_fullest_page_stays_under_five_megabytes(small_net: Any) -> None:
     noise = torch.rand(24, 3, 224, 224, generator=torch.Generator().manual_seed(0))  # nothing compresses worse
     net = nn.Sequential(

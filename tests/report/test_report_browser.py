@@ -48,7 +48,7 @@ def opened(chromium: Any, written: Path, request: pytest.FixtureRequest) -> Iter
 
 WINDOWS = [
     {"viewport": {"width": 1280, "height": 800}},
-    {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+    pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, marks=pytest.mark.slow),
 ]
 
 
@@ -100,6 +100,7 @@ def test_without_scripts_the_static_drawing_stays(opened: tuple[Any, list[str], 
     assert page.get_by_role("button").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [{}], indirect=True, ids=[""])
 def test_on_paper_the_static_drawing_takes_over(opened: tuple[Any, list[str], list[str]]) -> None:
     page, _, _ = opened
@@ -112,6 +113,7 @@ def test_on_paper_the_static_drawing_takes_over(opened: tuple[Any, list[str], li
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_lite_page_draws_too(chromium: Any, tmp_path: Path) -> None:
     path = tmp_path / "lite.html"
     images = ImageSet.of(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 import explain
 import workbench as wb
+from tests import commandline
 from workbench.errors import OptionError
 from workbench.studies import STUDIES, StudyResult
 from workbench.studies.bias_share import CLASSIFIERS, judge, margin_bias_share, measure, split, summarise
@@ -73,7 +74,13 @@ def test_figures_of_a_perceptron_are_those_of_its_matrices(space: str) -> None:
     assert found["images"] == found["split_images"] == 30
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "net" in name and "shapes" in name else name
+        for name in CLASSIFIERS
+    ],
+)
 def test_pixels_and_bias_add_up_and_so_do_the_kinds_of_constants(name: str) -> None:
     model = wb.load(f"sample:{name}").double()
     images = wb.sample_data("digits" if "digits" in name else "shapes", n=3).images.double()
@@ -196,10 +203,7 @@ def test_what_makes_no_sense_is_said() -> None:
         measure(wb.load("sample:digits-mlp"), wb.images.ImageSet.of(torch.rand(1, 1, 8, 8)))
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "workbench", "study", *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
+command = partial(commandline.command, "study")
 
 
 def test_the_command_lists_runs_and_writes(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_rows_are_columns_and_the_tangent_is_the_jacobian(network: Any, mode: st
         assert gap > 1e-6, "this network is declared not to be made of lines through the origin"
 
 
+@pytest.mark.slow
 @both_modes
 def test_float32(network: Any, mode: str) -> None:
     model, images = network.model(torch.float32), network.images(torch.float32)

@@ -228,7 +228,9 @@ def meta(build: str | Callable[[], nn.Module]) -> nn.Module:
 
 
 @pytest.mark.parametrize("mode", ["secant", "tangent"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "efficientnet_b0" else name for name in SMALL]
+)
 def test_small(name: str, mode: str) -> None:
     build, shape = SMALL[name]
     model, images = ready(partial(meta, build), shape, torch.float64)
