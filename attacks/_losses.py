@@ -49,6 +49,18 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return _others(logits, labels).amax(1) - _of(logits, labels)
 
 
+def smooth_margin(logits: torch.Tensor, labels: torch.Tensor, sharpness: float) -> torch.Tensor:
+    """A margin in which close rivals share, ``(n,)``: ``log sum_{k != y} exp(s z_k) / s - z_y``.
+
+    The log-odds at s = 1, the margin as s grows. Here ``s = sharpness / mean |z - mean z|``, a constant for the gradient, so
+    that logits c > 0 times as large give c times the value and the same direction.
+    """
+    deviation = (logits - logits.mean(1, keepdim=True)).detach()
+    spread = deviation.abs().mean(1).clamp(min=torch.finfo(logits.dtype).tiny)
+    scale = (sharpness / spread).unsqueeze(1)
+    return log_odds(scale * logits, labels) / scale.squeeze(1)
+
+
 def lead(logits: torch.Tensor, labels: torch.Tensor, targeted: bool) -> torch.Tensor:
     """How far images are beyond the boundary in terms of logits, ``(n,)``: positive where broken."""
     return margin(logits, labels) * (-1 if targeted else 1)

@@ -14,19 +14,23 @@ reach the same distances, thanks to these departures:
 - an image leaves when it has converged: just beyond the boundary, with delta parallel to the gradient, so that no
   direction is nearer;
 - at last, the segment from the image to what was found is searched for the boundary;
-- the loss is the log-odds, whose gradient points the way of cross-entropy's without vanishing; nothing is quantised.
+- the loss is a margin that lets close rivals share at first, and becomes the margin itself: early on it matters not to
+  settle for the rival that happens to lead, at last the boundary must not be blurred. It is relative to the spread of the
+  logits, so that their scale, which cross-entropy depends on, does not matter;
+- nothing is quantised.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from ._ball import Ball, length
-from ._losses import is_broken, lead, log_odds
+from ._losses import is_broken, lead, smooth_margin
 from ._nearest import Nearest
 from ._rows import Rows
 from ._victim import Victim
@@ -34,6 +38,7 @@ from .errors import AttackError
 
 _ALPHA = (2.0, 0.01)  # first and last, relative to epsilon
 _LAST_GAMMA = 0.01
+_SHARPNESS = (3.0, 48.0)  # of the smooth margin, first and last
 _BEYOND = 1.02  # epsilon at first, relative to the distance of the linearised boundary
 _SEARCH = 3  # most forwards on the segment
 
@@ -90,11 +95,11 @@ def ddn(
     rows = torch.arange(len(x), device=x.device)
     farthest = length(torch.maximum(x, 1 - x), norm)
 
-    def climbed(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        return -log_odds(logits, classes) if targeted else log_odds(logits, classes)
+    def climbed(logits: torch.Tensor, classes: torch.Tensor, sharpness: float) -> torch.Tensor:
+        return smooth_margin(logits, classes, sharpness) * (-1 if targeted else 1)
 
     def climbed_and_lead(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        return torch.stack([climbed(logits, classes), lead(logits, classes, targeted)], 1)
+        return torch.stack([climbed(logits, classes, _SHARPNESS[0]), lead(logits, classes, targeted)], 1)
 
     # The clean image tells both where to go and how far the boundary may be.
     logits, values, gradients = victim.gradients(x, labels, climbed_and_lead, rows)
@@ -104,7 +109,8 @@ def ddn(
     at = _Search(rows, labels, ball, farthest.view(-1, 1, 1, 1), x)
     for step in range(steps):
         if step:
-            logits, value, gradient = victim.gradient(at.x, at.labels, climbed, at.rows)
+            sharpness = _SHARPNESS[0] * (_SHARPNESS[1] / _SHARPNESS[0]) ** (step / steps)
+            logits, value, gradient = victim.gradient(at.x, at.labels, partial(climbed, sharpness=sharpness), at.rows)
         broken = is_broken(logits, at.labels, targeted)
         nearest.offer(at.rows, at.x, lead(logits, at.labels, targeted), broken)
         share = (1 + math.cos(math.pi * step / steps)) / 2

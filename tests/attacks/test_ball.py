@@ -10,7 +10,7 @@ import torch
 from attacks import _random
 from attacks._ball import NORMS, Ball, distance, widest
 from attacks._best import Best
-from attacks._losses import is_broken, log_odds
+from attacks._losses import is_broken, log_odds, margin, smooth_margin
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -140,6 +140,23 @@ def test_log_odds_climb_where_cross_entropy_climbs(classes) -> None:
     (theirs,) = torch.autograd.grad(loss.sum(), logits)
     wrong = 1 - logits.softmax(1).gather(1, labels[:, None])
     torch.testing.assert_close(ours * wrong, theirs)
+
+
+def test_the_smooth_margin_lies_between_log_odds_and_margin() -> None:
+    logits = 3 * torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(50) % 7
+    spread = (logits - logits.mean(1, keepdim=True)).abs().mean(1)
+    for row in range(50):  # sharpness in units of the spread: scale 1 is the log-odds
+        one = slice(row, row + 1)
+        torch.testing.assert_close(
+            smooth_margin(logits[one], labels[one], float(spread[row])), log_odds(logits[one], labels[one])
+        )
+    torch.testing.assert_close(smooth_margin(logits, labels, 1e6), margin(logits, labels), rtol=0, atol=1e-4)
+    for factor in (1e-30, 1e30):
+        torch.testing.assert_close(
+            smooth_margin(factor * logits, labels, 3.0) / factor, smooth_margin(logits, labels, 3.0)
+        )
+    assert smooth_margin(torch.zeros(2, 3), torch.tensor([0, 1]), 3.0).isfinite().all()
 
 
 def test_log_odds_do_not_saturate() -> None:

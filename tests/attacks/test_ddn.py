@@ -93,6 +93,16 @@ def test_the_norm_may_start_far_off() -> None:
         assert distance(found, x, "l2").item() == pytest.approx(0.4 * 20**0.5, rel=1e-2)
 
 
+@pytest.mark.parametrize("factor", [1e-3, 30.0])
+def test_the_scale_of_logits_does_not_matter(digits, factor) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return factor * model(x)
+
+    model, x, y = right(digits, 20)
+    torch.testing.assert_close(ddn(Scaled(), x, y), ddn(model, x, y), rtol=0, atol=1e-3)
+
+
 def test_targets_and_budgets(digits) -> None:
     model, x, y = right(digits, 30)
     targets = (y + 1 + torch.arange(len(y)) % 9) % 10

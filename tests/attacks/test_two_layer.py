@@ -7,9 +7,6 @@ With linear pieces ``u_k = a_k.x + b_k`` two layers can state
   shuffled: they are equally long in every norm, so that the facet nearest in value is nearest in distance.
 - "and": class 1 leads by ``min(u_1, u_2) = u_1 - relu(u_1 - u_2)``, where u_1 sees the left half of an image and u_2 the
   right one. Both must rise to zero, each in its own half, so the nearest way is the nearest way to each.
-
-Logits are scaled up to the differences of trained networks: the log-odds that some attacks climb blur the boundary between
-classes whose logits are close.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from torch import nn
 
 import attacks
 
-SHAPE, SIZE, N, SCALE = (1, 4, 6), 24, 12, 20
+SHAPE, SIZE, N = (1, 4, 6), 24, 12
 CALLS = [(name, norm) for name, attack in attacks.ATTACKS.items() if attack.minimal for norm in attack.norms]
 # FAB's pull towards the image undoes one half while the step makes up for the other: it can close in from outside forever.
 MISSES = {("fab", "l1"), ("fab-t", "l1")}
@@ -39,7 +36,7 @@ class Bent(NamedTuple):
 
 def network(first: torch.Tensor, bias: torch.Tensor, second: torch.Tensor, constant: torch.Tensor) -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(SIZE, len(first)), nn.ReLU(), nn.Linear(len(first), len(second)))
-    for layer, weight, shift in ((model[1], first, bias), (model[3], SCALE * second, SCALE * constant)):
+    for layer, weight, shift in ((model[1], first, bias), (model[3], second, constant)):
         layer.weight.data, layer.bias.data = weight.double(), shift.double()
     return model
 
