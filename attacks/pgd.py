@@ -2,11 +2,16 @@
 
 Start at a random point of the ball, then repeat ``x <- P(x + alpha d)``, where d is the sign of the gradient (linf) or
 the l2-normalised gradient, and P projects onto the ball and the box [0, 1]. An image that is broken leaves the batch at
-once and costs nothing more. The step alpha is 2.5 epsilon / steps, the paper's rule for its l2 attacks: enough to
-cross the ball and to turn.
+once and costs nothing more.
+
+The paper's steps are all of one length. Here step t of T is ``alpha = epsilon (1 + cos(pi t / T))``, from the width of the
+ball down to nothing: long steps break sooner what is easily broken, short ones end closer to the maximum. ``relative_step``
+gives the constant step back; 2.5 / T is the paper's rule for its l2 attacks.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -42,7 +47,7 @@ def pgd(
         norm: "linf" or "l2".
         targeted: Whether ``labels`` are to be reached.
         steps: Gradient steps per restart.
-        relative_step: ``alpha / epsilon``; 2.5 / steps when ``None``.
+        relative_step: A constant ``alpha / epsilon``; ``None`` for steps that shrink from 2 to 0.
         restarts: How many random starts; images that are still standing take part in the next.
         random_start: Start inside the ball instead of at the image.
         early_stop: Images leave once broken. ``False`` climbs on to the strongest loss, for training and transfer.
@@ -66,9 +71,8 @@ def pgd(
         if len(rows) == 0:
             break
         ball, y = everywhere[rows], labels[rows]
-        alpha = ball.epsilon * (relative_step or 2.5 / steps)
         x_adv = ball.random(victim.seed, victim.keys(rows), "pgd", restart) if random_start else ball.centre
-        for _ in range(steps):
+        for step in range(steps):
             if len(rows) == 0:
                 break
             logits, loss, gradient = victim.gradient(x_adv, y, log_odds, rows)
@@ -76,8 +80,9 @@ def pgd(
             best.offer(rows, x_adv, sign * loss, broken)
             if early_stop and broken.any():
                 stay = ~broken
-                rows, y, ball, alpha = rows[stay], y[stay], ball[stay], alpha[stay]
+                rows, y, ball = rows[stay], y[stay], ball[stay]
                 x_adv, gradient = x_adv[stay], gradient[stay]
+            alpha = ball.epsilon * (relative_step or 1 + math.cos(math.pi * step / steps))
             x_adv = ball.project(x_adv + alpha * ball.steepest(sign * gradient))
         if len(rows):
             logits = victim.logits(x_adv, rows)
@@ -91,7 +96,7 @@ def _check(steps: int, relative_step: float | None, restarts: int, random_start:
             raise AttackError(f"PGD needs at least one of {name}", value, f"Pass {name}=20, say.")
     if relative_step is not None and not 0 < relative_step < float("inf"):
         raise AttackError(
-            "PGD's step relative to epsilon must be positive", relative_step, "Leave it out for 2.5 / steps."
+            "PGD's step relative to epsilon must be positive", relative_step, "Leave it out for steps that shrink."
         )
     if restarts > 1 and not random_start:
         raise AttackError("Restarts without a random start repeat themselves", restarts, "Pass random_start=True.")

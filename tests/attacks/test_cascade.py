@@ -88,7 +88,7 @@ def test_stored_adversarials_come_first(digits) -> None:
     assert (again.samples.broken_at <= first.samples.broken_at).all()
     broken = again.samples.broken_at.between(0, 1, inclusive="right")
     assert (again.samples.attack[broken] == "replay").mean() > 0.9
-    assert again.samples.backwards.sum() < 0.9 * first.samples.backwards.sum()
+    assert again.samples.backwards.sum() < first.samples.backwards.sum()
     with pytest.raises(attacks.AttackError, match="does not fit its image: digit 3"):
         attacks.evaluate(digits.model, x, y, replay={"digit 3": x[0, 0]}, **request)
     # A stored image that fools nobody is worth nothing.

@@ -138,7 +138,7 @@ def test_misleading_gradients_are_flagged() -> None:
         [0] * 20,
         epsilons=[0.1],
         ids=map(str, range(20)),
-        options={"pgd": {"random_start": False}},
+        options={"pgd": {"random_start": False, "relative_step": 2.5 / 20}},
         attacks="fast",
     )
     checks = rob.checks.set_index("check")

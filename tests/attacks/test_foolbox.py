@@ -27,14 +27,17 @@ def test_fgsm_returns_the_same_images(digits, norm, epsilon) -> None:
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("linf", 0.15), ("l2", 0.7)])
 def test_pgd_agrees_and_is_not_weaker(digits, norm, epsilon) -> None:
-    """Starts differ, so outcomes may differ for images at the edge: 2 % of 300."""
+    """At equal steps outcomes may differ for images at the edge, since starts do: 2 % of 300. Shrinking steps are stronger."""
     model, x, y = digits
     peer = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     torch.manual_seed(0)
     _, _, success = PGD[norm](steps=20, rel_stepsize=2.5 / 20)(peer, x, y, epsilons=epsilon)
-    ours = attacks.attack(model, x, y, "pgd", norm=norm, epsilon=epsilon, steps=20).success
+    request = {"norm": norm, "epsilon": epsilon, "steps": 20}
+    alike, ours = (attacks.attack(model, x, y, "pgd", **request, **own) for own in ({"relative_step": 2.5 / 20}, {}))
     assert 0.15 < success.float().mean() < 0.9
-    assert (ours.float().mean() - success.float().mean()).abs() <= 0.02
+    assert (alike.success.float().mean() - success.float().mean()).abs() <= 0.02
+    assert ours.success.float().mean() >= success.float().mean()
+    assert ours.backwards.sum() < 0.9 * alike.backwards.sum()
     cascade = attacks.evaluate(
         model, x, y, norm=norm, epsilons=[epsilon], options={"pgd": {"restarts": 3}}, attacks="fast"
     )
