@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ._ball import Ball, distance
+from ._ball import Ball, distance, within
 from ._best import Best
 from ._rows import Rows
 
@@ -92,7 +92,7 @@ def _climb_one(victim: Victim, at: _Climber, loss: Loss, broken: Loss, best: Bes
         if inside:
             best.offer(at.rows, at.x, values, hit)
         # In a wider ball a broken image may still lie within the budget.
-        hit &= distance(at.x, at.goal.centre, "l1") <= at.goal.epsilon.flatten()
+        hit &= within(distance(at.x, at.goal.centre, "l1"), at.goal.epsilon.flatten())
         if not inside and hit.any():
             best.offer(at.rows[hit], at.x[hit], values[hit], hit[hit])
         stay = ~hit & gradient.flatten(1).any(1) if step == 0 else ~hit

@@ -15,6 +15,12 @@ from . import _random
 
 NORMS = ("linf", "l2", "l1", "l0")
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}  # order of the norm that measures gradients
+TOLERANCE = 1e-6
+
+
+def within(distances: torch.Tensor, budgets: torch.Tensor) -> torch.Tensor:
+    """Whether distances keep to budgets, up to float32 rounding: absolute for budgets up to 1, relative above."""
+    return distances <= budgets + TOLERANCE * budgets.clamp(min=1)
 
 
 def distance(x: torch.Tensor, y: torch.Tensor, norm: str) -> torch.Tensor:

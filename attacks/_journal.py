@@ -2,8 +2,9 @@
 
 Every strike (one attack on one group of images) is a file named by a digest of all that decides its outcome: the model's
 weights, the images, the attack with its options, budgets, seed, and the source of this package. A repeated evaluation
-walks the same way and takes from the folder what it finds there; anything else that was asked for has other names. Files
-appear whole or not at all, whenever the process ends.
+walks the same way and takes from the folder what it finds there; anything else that was asked for has other names. While a
+strike goes on, a file beside it holds the images that it has finished (``_finished.py``). Files appear whole or not at all,
+whenever the process ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,19 +59,36 @@ class Journal:
 
     def load(self, key: str) -> dict[str, torch.Tensor] | None:
         """What was saved under ``key``, if anything."""
+        found = self._read(key)
+        self.reused += found is not None
+        return found
+
+    def begun(self, key: str) -> dict[str, torch.Tensor] | None:
+        """What was done of ``key`` before the process ended, if anything."""
+        return self._read(f"{key}-begun")
+
+    def _read(self, key: str) -> dict[str, torch.Tensor] | None:
         file = self._folder / f"{key}.npz"
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         except FileNotFoundError:
             return None
         except (zipfile.BadZipFile, EOFError, ValueError, OSError):  # damaged from outside: as good as absent
             return None
-        self.reused += 1
-        return found
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write under ``key``; on the disk when this returns."""
+        self._write(key, tensors)
+        self.executed += 1
+        with suppress(OSError):  # what was begun is of no use any more, and does no harm
+            (self._folder / f"{key}-begun.npz").unlink()
+
+    def begin(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write what is done of ``key`` so far, in place of what was; :meth:`save` ends it."""
+        self._write(f"{key}-begun", tensors)
+
+    def _write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as part:
@@ -80,7 +99,6 @@ class Journal:
         except OSError as error:
             fix = "Make room, or choose another folder; what was written before is kept."
             raise AttackError("The journal cannot be written", f"{self._folder}: {error.strerror}", fix) from error
-        self.executed += 1
 
     def check_model(self, key: str, logits: torch.Tensor) -> None:
         """Refuse a model that answers otherwise than the one this journal was begun with: equal weights, other code."""

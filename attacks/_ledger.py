@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ._ball import within
 from ._cascade import REPLAY
 from ._losses import margin
-from ._session import within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from ._ball import Ball, distance
+from ._ball import Ball, distance, within
+from ._finished import Finished
 from ._frozen import frozen_view
 from ._journal import source_digest
 from ._losses import is_broken, lead
@@ -23,18 +24,10 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[int, int, str], object]
 
-# Projections are exact up to float32 rounding; absolute for budgets up to 1, relative above.
-TOLERANCE = 1e-6
-
 # Images that one attack holds at once: enough that broken ones leave full batches behind, few enough that little is lost
 # when the process is killed, and, in numbers, about 16 MB per copy, of which an attack makes a dozen.
-_GROUP = 512
+_GROUP = 128
 _GROUP_NUMBERS = 2**22
-
-
-def within(distances: torch.Tensor, budgets: torch.Tensor) -> torch.Tensor:
-    """Whether distances keep to budgets, up to rounding."""
-    return distances <= budgets + TOLERANCE * budgets.clamp(min=1)
 
 
 class Progress:
@@ -188,14 +181,44 @@ class Session:
                 continue
             x, labels = self.images[group].to(self.device), goal[group].to(self.device)
             radius = None if budget is None else budget.to(self.device)
-            victim = self.victim([self.ids[row] for row in group.tolist()])
-            found = attack.function(victim, x, labels, radius, norm=self.norm, targeted=targeted)
+            victim, found = self._attacked(attack, key, group, x, labels, radius, targeted)
             limit = None if attack.minimal else radius
             boxed = attack.options.get("boxed", True)
             strike = self._verified(victim, group, x, found, labels, limit, targeted, attack.kind, boxed=boxed)
             if self._journal is not None:
                 self._keep(key, strike)
             yield strike
+
+    def _attacked(
+        self,
+        attack: Attack,
+        key: str,
+        group: torch.Tensor,
+        x: torch.Tensor,
+        labels: torch.Tensor,
+        radius: torch.Tensor | None,
+        targeted: bool,
+    ) -> tuple[Victim, torch.Tensor]:
+        """What the attack returns, and the victim with its counts; in a journal, images that are finished stay so."""
+        names = [self.ids[row] for row in group.tolist()]
+        victim = self.victim(names)
+        if self._journal is None or not attack.leaves:
+            return victim, attack.function(victim, x, labels, radius, norm=self.norm, targeted=targeted)
+        assert radius is not None  # minimal attacks are not of this kind
+        finished = Finished(self._journal, key, Ball.around(x, radius, self.norm), labels, targeted)
+        left = (~finished.known).nonzero().flatten()
+        asked = victim if len(left) == len(x) else self.victim([names[row] for row in left.tolist()])
+        found = x.clone()
+        if len(left):
+            with finished.watching(asked, left):
+                found[left] = attack.function(
+                    asked, x[left], labels[left], radius[left], norm=self.norm, targeted=targeted
+                )
+        if asked is not victim:
+            for name in ("forwards", "backwards", "blind"):
+                getattr(victim, name)[left] = getattr(asked, name)
+            finished.enter(found, victim)
+        return victim, found
 
     def offer(
         self, rows: torch.Tensor, images: torch.Tensor, goal: torch.Tensor, budgets: torch.Tensor

@@ -15,6 +15,10 @@ from .errors import AttackError
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def nobody(x: torch.Tensor, logits: torch.Tensor, rows: torch.Tensor) -> None:
+    """The witness of a victim that nobody watches."""
+
+
 class Victim:
     """Answers the questions of one attack on N images; every question names the rows it is about.
 
@@ -35,6 +39,7 @@ class Victim:
         forwards: forward passes per image, int64 ``(N,)``.
         backwards: backward passes per image, int64 ``(N,)``.
         blind: bool ``(N,)``, images that were asked for a gradient and answered with zero.
+        witness: called with every question ``x``, its answer ``logits`` and its ``rows``, once they are counted.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Victim:
         self._batch_size = batch_size
         self._tick = tick
         self.eot = eot
+        self.witness: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object] = nobody
         floats = [p for p in view.parameters() if p.is_floating_point()]
         self._dtype = floats[0].dtype if floats else torch.float32
 
@@ -72,7 +78,9 @@ class Victim:
         """Logits ``(n, K)`` of attempts ``x`` ``(n, C, H, W)`` at images ``rows`` ``(n,)``: one forward each."""
         self.forwards[rows] += self.eot
         with torch.no_grad(), full_precision(x):
-            return _joined([self.differentiable(part) for part in self._batches(x)])
+            logits = _joined([self.differentiable(part) for part in self._batches(x)])
+        self.witness(x, logits, rows)
+        return logits
 
     def gradient(
         self, x: torch.Tensor, labels: torch.Tensor, loss: Loss, rows: torch.Tensor
@@ -98,6 +106,7 @@ class Victim:
         logits, values, gradients = (_joined(tensors) for tensors in zip(*answers, strict=True))
         self.backwards[rows] += self.eot * values.shape[1]
         self.blind[rows] |= ~gradients.flatten(1).any(1)
+        self.witness(x, logits, rows)
         return logits, values, gradients
 
     def differentiable(self, x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +133,8 @@ class Victim:
             return logits, values, x.detach().new_zeros(len(x), count, *x.shape[1:])
         totals = values.sum(0)
         gradients = [torch.autograd.grad(totals[k], x, retain_graph=k + 1 < count)[0] for k in range(count)]
-        return logits.detach(), values.detach(), torch.stack(gradients, 1).nan_to_num(0, 0, 0)
+        together = gradients[0].unsqueeze(1) if count == 1 else torch.stack(gradients, 1)
+        return logits.detach(), values.detach(), together.nan_to_num(0, 0, 0)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         self._tick(len(x))

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from ._ball import widest
-from ._session import within
+from ._ball import widest, within
 from .registry import ATTACKS
 
 if TYPE_CHECKING:

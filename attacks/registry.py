@@ -7,6 +7,8 @@ of its own are keywords with defaults. It returns one image per image. The runne
 
 A *minimal* attack looks for the nearest adversarial image instead of spending a budget, as ``ddn.py`` shows. There
 ``epsilon`` may be ``None``; otherwise an adversarial within epsilon is near enough, and its image leaves the search.
+
+An attack that returns the first broken attempt that it showed the model is *early*: a journal keeps what it has finished.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Attack:
         minimal: whether it minimises the distance, instead of spending a budget.
         kind: what it sees of the model: "gradient", "score" (logits) or "decision" (the class only); "transform" changes
             images in a way of its own (contrast, noise, rotation) and sees the class at most.
+        early: whether it returns the first broken attempt at an image, which then costs nothing more.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Attack:
     passes: Callable[[Mapping[str, Any]], int] = field(repr=False)
     minimal: bool = False
     kind: str = "gradient"
+    early: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -70,6 +74,11 @@ class Attack:
         own = list(inspect.signature(self.function).parameters.values())
         fixed = {"model", "x", "labels", "epsilon", "norm", "targeted"}
         return {p.name: p.default for p in own if p.name not in fixed}
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is :attr:`early` with these options."""
+        return self.early and bool(self.options.get("early_stop", True))
 
     def configured(self, options: Mapping[str, Any]) -> Attack:
         """The same attack with other defaults, which :attr:`options` then shows."""
@@ -136,6 +145,7 @@ _ENTRIES = (
         targeted=True,
         description="Many small projected gradient steps from a random start. The workhorse.",
         passes=_climbs,
+        early=True,
     ),
     Attack(
         "mifgsm",
@@ -146,6 +156,7 @@ _ENTRIES = (
         targeted=True,
         description="Gradient steps with momentum from the image itself. Made for transfer to other models.",
         passes=lambda options: options["steps"] + 1,
+        early=True,
     ),
     Attack(
         "apgd",
@@ -156,6 +167,7 @@ _ENTRIES = (
         targeted=True,
         description="PGD with momentum that halves its own step when it stops getting on. No step size to choose.",
         passes=_climbs,
+        early=True,
     ),
     Attack(
         "apgd-dlr",
@@ -166,6 +178,7 @@ _ENTRIES = (
         targeted=True,
         description="APGD on the difference of logits ratio, which no rescaling of the logits can flatten.",
         passes=_climbs,
+        early=True,
     ),
     Attack(
         "apgd-t",
@@ -176,6 +189,7 @@ _ENTRIES = (
         targeted=False,
         description="APGD towards each of the likeliest other classes in turn. The strongest budget attack here.",
         passes=lambda options: 1 + _targeted(options),
+        early=True,
     ),
     Attack(
         "square",
@@ -187,6 +201,7 @@ _ENTRIES = (
         description="Random search that sees logits only. Finds what masked gradients hide.",
         passes=lambda options: options["queries"],
         kind="score",
+        early=True,
     ),
     Attack(
         "deepfool",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ._ball import within
 from ._cascade import run_cascade
 from ._inputs import (
     check_batch_size,
@@ -27,7 +28,7 @@ from ._journal import Journal
 from ._ledger import Ledger
 from ._losses import is_broken
 from ._provenance import provenance
-from ._session import Progress, ProgressCallback, Session, within
+from ._session import Progress, ProgressCallback, Session
 from .checks import Check, run_checks
 from .results import AttackResult, Evaluation, curve_frame
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -72,6 +73,43 @@ def test_interrupted_anywhere_it_goes_on(digits, straight, tmp_path, monkeypatch
     pd.testing.assert_frame_equal(found.samples, straight.samples, check_exact=False, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "norm"), [(n, norm) for n, one in attacks.ATTACKS.items() if one.leaves for norm in one.norms]
+)
+def test_what_an_attack_has_finished_is_what_it_returns(digits, tmp_path, monkeypatch, name, norm) -> None:
+    """Interrupted at any step it goes on with the images that are left, and every image gets what it would have got."""
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    monkeypatch.setattr("attacks._finished._EVERY", 0.0)
+    monkeypatch.setattr("attacks._finished._SHARE", torch.inf)
+    epsilon = {"linf": 0.3 if name == "square" else 0.15, "l2": 1.2, "l1": 3.0}[norm]
+    options = {"queries": 40} if name == "square" else {"steps": 20 if norm == "l1" else 8}
+    request = {"norm": norm, "epsilons": [epsilon], "attacks": [name], "options": {name: options}, "checks": False}
+    x, y = digits.images[:16], digits.labels[:16]
+    whole = attacks.evaluate(digits.model, x, y, **request)
+    # The first pass was clean, the last one verified.
+    broken = whole.samples.forwards[whole.samples.attack.eq(name)] - 2
+    assert len(broken) >= 4 and broken.min() < whole.samples.forwards.max() - 2
+    finished = 0
+    for after in (broken.min(), int(broken.median())):
+        ticks = iter(range(1 + after))
+
+        def tick(done: int, total: int, what: str, ticks=ticks) -> None:
+            if next(ticks, None) is None:
+                raise Stop
+
+        with pytest.raises(Stop):
+            attacks.evaluate(digits.model, x, y, **request, journal=tmp_path, progress=tick)
+        finished = max(finished, sum(len(np.load(file)["rows"]) for file in tmp_path.glob("*-begun.npz")))
+    assert finished >= 1
+    again = attacks.evaluate(digits.model, x, y, **request, journal=tmp_path)
+    pd.testing.assert_frame_equal(again.samples, whole.samples, check_exact=False, atol=1e-5)
+    torch.testing.assert_close(again.images, whole.images, rtol=0, atol=1e-5)
+    assert not list(tmp_path.glob("*-begun.npz"))
+
+
 def test_other_requests_are_not_mixed_up(digits, straight, tmp_path) -> None:
     run(digits, tmp_path)
     for request in ({"seed": 1}, {"options": {**OPTIONS, "pgd": {"steps": 6}}}, {"epsilons": (0.05,)}):
@@ -130,7 +168,7 @@ def test_a_killed_process_loses_no_finished_strike(tmp_path) -> None:
         return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
     process = start(queries=10**7)
-    written = lambda: list((tmp_path / "journal").glob("*.npz"))  # noqa: E731
+    written = lambda: [file for file in (tmp_path / "journal").glob("*.npz") if "begun" not in file.name]  # noqa: E731
     end = time.monotonic() + 60
     while len(written()) < 4 and time.monotonic() < end:  # clean, FGSM twice or more, PGD: then Square is at it
         time.sleep(0.05)
