@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from torch import nn
 import attacks
 import explain
 import workbench as wb
-from workbench.cli import main
+from tests import commandline
 from workbench.errors import OptionError
 from workbench.images import ImageSet
 from workbench.interpretation import Interpretation, interpret
@@ -208,27 +205,7 @@ def test_what_is_no_classifier_is_refused() -> None:
 # The command.
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(*arguments: object) -> Done:
-    """Run the command as ``python -m workbench`` does, in this process: starting another takes longer than the work."""
-    out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
-    sys.argv = ["workbench", "interpret", *map(str, arguments)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = before
-    return Done(code, out.getvalue(), err.getvalue())
+command = partial(commandline.command, "interpret")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -237,7 +214,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, commandline.Done]:
     folder = tmp_path_factory.mktemp("out") / "linear"
     done = command("sample:digits-lenet", "sample:digits", "--limit", 3, "-o", folder)
     assert done.returncode == 0, done.stderr

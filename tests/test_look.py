@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import workbench as wb
-from workbench.cli import main
+from tests import commandline
 from workbench.errors import OptionError
 from workbench.images import ImageSet
 from workbench.interpret_command import read
@@ -130,16 +127,8 @@ def test_what_cannot_be_seen_is_refused(channels: int) -> None:
 
 
 def command(*arguments: object) -> tuple[int, str, str]:
-    out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
-    sys.argv = ["workbench", "interpret", *map(str, arguments)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = before
-    return code, out.getvalue(), err.getvalue()
+    done = commandline.command("interpret", *arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_command_writes_filters_and_impulses(tmp_path: Path) -> None:
