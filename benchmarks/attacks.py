@@ -4,7 +4,7 @@
 
 A small CNN is trained here on scikit-learn's digits (28x28), once plainly and once adversarially. All libraries get the
 same images in batches of 64, as many steps and the same kind of random start; the peers take steps of 2.5 epsilon / steps,
-ours shrink, as is the default of each. Runs alternate in one process; the
+ours shrink, which is our default. Runs alternate in one process; the
 median (and range) of the ratios theirs / ours in CPU time is shown, so above 1 we are faster. Our times include all that
 ``attacks.attack`` does: digests, the private view of the model, the clean pass and the final verification.
 

@@ -80,7 +80,8 @@ def test_stages_add_up(digits) -> None:
 def test_stored_adversarials_come_first(digits) -> None:
     x, y = digits.images[:40], digits.labels[:40]
     ids = [f"digit {i}" for i in range(40)]
-    request = {"epsilons": EPSILONS, "attacks": "fast", "checks": False, "ids": ids}
+    constant = {"pgd": {"relative_step": 2.5 / 20}}  # small steps, which stored images save many of
+    request = {"epsilons": EPSILONS, "attacks": "fast", "options": constant, "checks": False, "ids": ids}
     first = attacks.evaluate(digits.model, x, y, **request)
     stored = first.adversarials()
     assert set(stored) == set(first.samples.id[first.samples.broken_at.between(0, 1, inclusive="right")])
@@ -88,7 +89,7 @@ def test_stored_adversarials_come_first(digits) -> None:
     assert (again.samples.broken_at <= first.samples.broken_at).all()
     broken = again.samples.broken_at.between(0, 1, inclusive="right")
     assert (again.samples.attack[broken] == "replay").mean() > 0.9
-    assert again.samples.backwards.sum() < first.samples.backwards.sum()
+    assert again.samples.backwards.sum() < 0.9 * first.samples.backwards.sum()
     with pytest.raises(attacks.AttackError, match="does not fit its image: digit 3"):
         attacks.evaluate(digits.model, x, y, replay={"digit 3": x[0, 0]}, **request)
     # A stored image that fools nobody is worth nothing.
