@@ -58,8 +58,11 @@ def test_a_photo_is_attacked_with_progress_and_cancel(
     expect(page.get_by_role("img", name=f"Saliency map of {photo.name} after the attack")).to_be_visible(
         timeout=PATIENCE
     )
+    # While a page is drawn anew, what it showed before stays below; a click then meets two of everything.
+    download = page.get_by_role("button", name="Download picture")
+    expect(download).to_have_count(1, timeout=PATIENCE)
     with page.expect_download() as picture:
-        page.get_by_role("button", name="Download picture").click()
+        download.click()
     picture.value.save_as(tmp_path / "attacked.png")
     with page.expect_download() as tensor:
         page.get_by_role("button", name="Download tensor (NumPy)").click()
