@@ -5,6 +5,8 @@
 >>> found.images, found.success, found.distance
 >>> rob = attacks.evaluate(model, images, labels, epsilons=(1 / 255, 2 / 255, 4 / 255, 8 / 255))
 >>> rob.curve, rob.samples, rob.checks, rob.trustworthy
+>>> generator = attacks.train_generator(model, images, epsilon=8 / 255)
+>>> generator(photos, targets)
 
 ``model`` is any ``nn.Module`` from images in [0, 1] ``(N, C, H, W)`` to logits ``(N, K)``. This folder stands alone: it
 can be copied anywhere, and needs torch, and for the numbers pandas and SciPy. An attack is one file with one function;
@@ -21,6 +23,10 @@ from .fab import fab, fab_t
 from .fgsm import fgsm
 from .fmn import fmn
 from .foolbox_catalogue import listing
+from .generator.evaluation import GeneratorEvaluation, evaluate_generator
+from .generator.files import load_generator, save_generator
+from .generator.network import MultiTargetGenerator
+from .generator.training import train_generator
 from .mifgsm import mifgsm
 from .pgd import pgd
 from .registry import ATTACKS, PRESETS, Attack, Stage
@@ -39,6 +45,8 @@ __all__ = [
     "AttackResult",
     "Binarisation",
     "Evaluation",
+    "GeneratorEvaluation",
+    "MultiTargetGenerator",
     "Stage",
     "TransferMatrix",
     "apgd",
@@ -50,15 +58,19 @@ __all__ = [
     "ddn",
     "deepfool",
     "evaluate",
+    "evaluate_generator",
     "fab",
     "fab_t",
     "fgsm",
     "fmn",
     "listing",
+    "load_generator",
     "mifgsm",
     "pgd",
     "rfgsm",
+    "save_generator",
     "square",
     "superdeepfool",
+    "train_generator",
     "transfer",
 ]

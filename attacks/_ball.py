@@ -39,6 +39,16 @@ def widest(norm: str, size: int) -> float:
     return {"linf": 1.0, "l2": size**0.5}.get(norm, float(size))
 
 
+def rounded(found: torch.Tensor, x: torch.Tensor, budget: torch.Tensor | None, norm: str) -> torch.Tensor:
+    """Round to multiples of 1/255 as a saved file does: to the nearest, or towards the clean image where that is too far."""
+    nearest = (found * 255).round() / 255
+    if budget is None:
+        return nearest
+    inward = torch.where(found > x, (found * 255).floor(), (found * 255).ceil()) / 255
+    fits = within(distance(nearest, x, norm), budget).view(-1, 1, 1, 1)
+    return torch.where(fits, nearest, inward)
+
+
 @dataclass(frozen=True)
 class Ball:
     """``{x' in [0, 1]: |x' - centre| <= epsilon}`` per image.

@@ -161,14 +161,23 @@ def _tuned(attack: Attack, options: Mapping[str, Any]) -> Attack:
     for option, value in options.items():
         if option not in attack.options:
             raise AttackError(f"{attack.title} has no such option", option, _suggest(option, attack.options))
-        kinds, name = _KINDS[type(attack.options[option])]
+        usual = type(attack.options[option])
+        kinds, name = _KINDS.get(usual, ((usual,), f"a {usual.__name__}"))
         if type(value) not in kinds:
             raise AttackError(f"{attack.title} cannot use this value of {option}", repr(value), f"Pass {name}.")
     return attack.configured(options)
 
 
-def find_attacks(names: str | Sequence[str], options: Mapping[str, Mapping[str, Any]], norm: str) -> tuple[Stage, ...]:
-    """Return the stages of a preset, or of a sequence of attack names, that know the norm, each with its own options."""
+def find_attacks(
+    names: str | Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    norm: str,
+    extra: Attack | None = None,
+) -> tuple[Stage, ...]:
+    """Return the stages of a preset, or of a sequence of attack names, that know the norm, each with its own options.
+
+    ``extra`` is one attack more, which takes its place before the first stage that may cost more.
+    """
     if isinstance(names, str):
         if names not in PRESETS:
             fix = f"{_suggest(names, PRESETS)} For a single attack pass attacks=('pgd',)."
@@ -182,6 +191,11 @@ def find_attacks(names: str | Sequence[str], options: Mapping[str, Mapping[str, 
             raise AttackError("The list of attacks is empty or repeats itself", tuple(names), "Name each attack once.")
         stages = tuple(Stage(find_attack(name, {}, targeted=False)) for name in names)
         check_norm(norm, [stage.attack for stage in stages])
+    if extra is not None:
+        check_norm(norm, [extra])
+        own = Stage(extra)
+        place = next((i for i, stage in enumerate(stages) if stage.cost > own.cost), len(stages))
+        stages = (*stages[:place], own, *stages[place:])
     run = list(dict.fromkeys(stage.attack.name for stage in stages))
     if strangers := set(options) - set(run):
         raise AttackError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from ._ball import Ball, distance, within
+from ._ball import Ball, distance, rounded, within
 from ._finished import Finished
 from ._frozen import frozen_view
 from ._journal import source_digest
@@ -246,7 +246,7 @@ class Session:
     ) -> Strike:
         """Nothing an attack says about itself is believed: an image outside the rules is replaced by the clean one."""
         if self.eight_bit:
-            found = _rounded(found, x, budget, self.norm)
+            found = rounded(found, x, budget, self.norm)
         flat = found.flatten(1)
         fair = (flat.amin(1) >= 0) & (flat.amax(1) <= 1) if boxed else flat.isfinite().all(1)
         if budget is not None:
@@ -284,13 +284,3 @@ class Session:
         images = self.images[rows].clone()
         images[kept["broken"]] = kept.pop("images")
         return Strike(rows=rows, images=images, kind=kind, **kept)
-
-
-def _rounded(found: torch.Tensor, x: torch.Tensor, budget: torch.Tensor | None, norm: str) -> torch.Tensor:
-    """Round to multiples of 1/255 as a saved file does: to the nearest, or towards the clean image where that is too far."""
-    nearest = (found * 255).round() / 255
-    if budget is None:
-        return nearest
-    inward = torch.where(found > x, (found * 255).floor(), (found * 255).ceil()) / 255
-    fits = within(distance(nearest, x, norm), budget).view(-1, 1, 1, 1)
-    return torch.where(fits, nearest, inward)

@@ -159,7 +159,7 @@ def white_box_not_weaker(session: Session, ledger: Ledger, cascade: Sequence[Sta
     kinds = [stage.attack.kind for stage in cascade]
     if "gradient" not in kinds or session.norm not in ATTACKS["square"].norms:
         return _untested(name, f"there is no attack of each kind for {session.norm}")
-    blind = torch.tensor([kind != "gradient" for kind in kinds], device=ledger.credit.device)
+    blind = torch.tensor([kind not in ("gradient", "transfer") for kind in kinds], device=ledger.credit.device)
     credited = ledger.credit >= 0
     ahead = int((credited & blind[ledger.credit.clamp(min=0)]).sum())
     probe = _nearest(ledger)

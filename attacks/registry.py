@@ -52,7 +52,8 @@ class Attack:
         passes: from its options (all of them), the most forward passes that it spends on an image.
         minimal: whether it minimises the distance, instead of spending a budget.
         kind: what it sees of the model: "gradient", "score" (logits) or "decision" (the class only); "transform" changes
-            images in a way of its own (contrast, noise, rotation) and sees the class at most.
+            images in a way of its own (contrast, noise, rotation) and sees the class at most; "transfer" comes with what it
+            learnt before, and shows it.
         early: whether it returns the first broken attempt at an image, which then costs nothing more.
     """
 

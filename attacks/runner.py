@@ -30,12 +30,15 @@ from ._losses import is_broken
 from ._provenance import provenance
 from ._session import Progress, ProgressCallback, Session
 from .checks import Check, run_checks
+from .generator.attack import as_attack, check_same_classes
 from .results import AttackResult, Evaluation, curve_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
+
+    from .generator.network import MultiTargetGenerator
 
 
 def attack(
@@ -147,6 +150,7 @@ def evaluate(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     checks: bool = True,
     replay: Mapping[str, torch.Tensor] | None = None,
+    generator: MultiTargetGenerator | None = None,
     journal: str | os.PathLike[str] | None = None,
     eight_bit: bool = False,
     eot: int = 1,
@@ -175,6 +179,8 @@ def evaluate(
         options: Own options per attack name, as ``{"pgd": {"steps": 40}}``.
         checks: Run the sanity checks; without them the result is not ``trustworthy``.
         replay: Adversarial images ``(C, H, W)`` by id, such as an earlier evaluation's ``adversarials()``; tried first.
+        generator: A generator trained against this model, or one like it: it joins the attacks, at the place that its cost
+            gives it, and shows the likeliest of its K - 1 versions of each image.
         journal: Folder in which every step is kept, so that the same call after a kill goes on where it was.
         eight_bit: Round the images found to multiples of 1/255, as a saved file does, before they are judged.
         eot: Passes over which a random model is averaged, everywhere.
@@ -186,7 +192,8 @@ def evaluate(
     """
     begin = time.perf_counter()
     x = check_images(images)
-    cascade = find_attacks(attacks, options or {}, check_norm(norm))
+    extra = None if generator is None else as_attack(generator, x)
+    cascade = find_attacks(attacks, options or {}, check_norm(norm), extra)
     budgets = check_epsilons(epsilons, norm, x[0].numel())
     report = Progress(progress, total=len(x) * (1 + sum(stage.cost for stage in cascade)))
     names = check_ids(ids, x)
@@ -196,6 +203,8 @@ def evaluate(
         batch_size=check_batch_size(batch_size), journal=book,
     )  # fmt: skip
     truth = session.clean.argmax(1) if labels is None else check_classes(labels, "labels", x, session.clean.shape[1])
+    if generator is not None:
+        check_same_classes(generator, session.clean.shape[1])
 
     ledger = Ledger.open(x, truth, session.clean, budgets, passes=session.eot)
     stages = run_cascade(session, ledger, cascade, check_replay(replay, names, x))
@@ -206,7 +215,7 @@ def evaluate(
     asked = {
         "attacks": attacks if isinstance(attacks, str) else list(attacks),
         "options": {name: dict(own) for name, own in (options or {}).items()},
-        "stages": [(stage.attack.name, stage.attack.options) for stage in cascade],
+        "stages": [(stage.attack.name, _plain(stage.attack.options)) for stage in cascade],
         "epsilons": budgets,
         "labels": "model predictions" if labels is None else "given",
         "batch_size": batch_size,
@@ -230,6 +239,11 @@ def evaluate(
 
 def _setting(session: Session) -> dict[str, Any]:
     return {"norm": session.norm, "seed": session.seed, "eight_bit": session.eight_bit, "eot": session.eot}
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a file can hold them: a generator by what it calls itself."""
+    return {name: repr(value) if isinstance(value, nn.Module) else value for name, value in options.items()}
 
 
 def _checks_frame(rows: Sequence[Check]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import probes as probes
     from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
+    from .generators import load_generator
     from .images import ImageSet, read_images
     from .interpretation import interpret
     from .models import Identification, ImageModel, Preset, VisionModel, identify, load, load_image_model, shrink
@@ -37,6 +38,7 @@ _HOME = {
     "identify": "models",
     "interpret": "interpretation",
     "load": "models",
+    "load_generator": "generators",
     "load_image_model": "models",
     "read_images": "images",
     "read_probe": "probes",
@@ -62,6 +64,7 @@ __all__ = [
     "identify",
     "interpret",
     "load",
+    "load_generator",
     "load_image_model",
     "read_images",
     "read_probe",

@@ -30,6 +30,8 @@ def test_public_names() -> None:
             "deepfool",
             "evaluate",
         ),
+        *("GeneratorEvaluation", "MultiTargetGenerator", "evaluate_generator", "load_generator", "save_generator"),
+        "train_generator",
         *("fab", "fab_t", "fgsm", "fmn", "listing", "mifgsm", "pgd", "rfgsm", "square", "superdeepfool", "transfer"),
     }
     assert all(hasattr(attacks, name) for name in attacks.__all__)
