@@ -27,7 +27,7 @@ from ._inputs import (
 from ._journal import Journal
 from ._ledger import Ledger
 from ._losses import is_broken
-from ._provenance import provenance
+from ._provenance import model_digest, provenance
 from ._session import Progress, ProgressCallback, Session
 from .checks import Check, run_checks
 from .generator.attack import as_attack, check_same_classes
@@ -221,6 +221,8 @@ def evaluate(
         "batch_size": batch_size,
         **_setting(session),
     }
+    if generator is not None:
+        asked["generator"] = {"digest": model_digest(generator), "source": generator.source}
     if book is not None:
         asked["journal"] = {"reused": book.reused, "executed": book.executed}
     return Evaluation(

@@ -25,10 +25,14 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_command_has_help_and_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    for one in app.registered_commands:
-        assert one.callback is not None
-        assert one.callback.__doc__
-        assert f"workbench {one.callback.__name__}" in readme
+    commands = [("workbench", one.callback) for one in app.registered_commands]
+    for group in app.registered_groups:
+        commands += [(f"workbench {group.name}", one.callback) for one in group.typer_instance.registered_commands]
+    assert len(commands) > 15
+    for program, callback in commands:
+        assert callback is not None
+        assert callback.__doc__
+        assert f"{program} {callback.__name__}" in readme
 
 
 def test_models_lists_torchvision_and_samples() -> None:

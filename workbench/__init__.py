@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import harden as harden
     from . import probes as probes
     from .errors import ImageError, ModelError, OptionError, RefusedFile, UnknownArchitecture, WorkbenchError
     from .generators import load_generator
@@ -46,7 +47,7 @@ _HOME = {
     "sample_photos": "samples",
     "shrink": "models",
 }
-_MODULES = ("probes", "report")
+_MODULES = ("harden", "probes", "report")
 
 __all__ = [
     "Identification",
@@ -61,6 +62,7 @@ __all__ = [
     "UnknownArchitecture",
     "VisionModel",
     "WorkbenchError",
+    "harden",
     "identify",
     "interpret",
     "load",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_attacks
+from . import cli_attacks, cli_generate
 from .cli_options import (
     Attacks,
     Device,
@@ -283,6 +283,7 @@ def dissect(
 
 for _command in (cli_attacks.attack, cli_attacks.attacks, cli_attacks.evaluate, cli_attacks.transfer):
     app.command()(_command)
+app.add_typer(cli_generate.app, name="generate", no_args_is_help=True)
 
 
 @app.command()

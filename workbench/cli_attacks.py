@@ -83,6 +83,10 @@ def evaluate(
     replay: Annotated[
         Path | None, typer.Option(help="adversarials.npz of an earlier run, to try first.", metavar="FILE.npz")
     ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(help="A generator for this model, file or sample:NAME, to join the attacks.", metavar="GENERATOR"),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for index.html, tables and adversarial images.")
     ] = Path("evaluation"),
@@ -117,6 +121,7 @@ def evaluate(
             attacks,
             tuple(option or ()),
             replay,
+            generator,
             settings,
             out,
             journal,

@@ -33,6 +33,7 @@ class Request:
         attacks: a preset, or names with commas between them.
         options: of attacks, each as ``attack.name=value``.
         replay: file of adversarial images found before.
+        generator: file or name of a generator that joins the attacks.
         settings: of ``attacks.evaluate``: norm, seed, eight_bit, eot, batch_size.
         out: the folder.
         journal: where steps are kept; ``None``: inside ``out``.
@@ -46,6 +47,7 @@ class Request:
     attacks: str
     options: Sequence[str]
     replay: Path | None
+    generator: str | None
     settings: dict[str, Any]
     out: Path
     journal: Path | None
@@ -70,18 +72,20 @@ def evaluate(request: Request, load: Callable[[], VisionModel]) -> None:
     """
     import attacks as engine
 
+    from .generators import load_generator
     from .report import report as make_report
     from .report.linear_files import PAGE, writable_folder
 
     names, options = attack_names(request.attacks), attack_options(request.options)
     folder = writable_folder(request.out)
     model = load()
+    joining = None if request.generator is None else load_generator(request.generator, model.device)
     photos = read_images(request.images, model, request.limit)
     stored = None if request.replay is None else _stored(request.replay, photos)
     with _stoppable(request), progress_bar("Evaluating", request.as_json) as progress, gently(progress) as tick:
         found = engine.evaluate(
             model, photos.images, photos.labels, epsilons=request.epsilons, attacks=names, options=options, ids=photos.ids,
-            replay=stored, journal=request.kept, progress=tick, **request.settings,
+            replay=stored, generator=joining, journal=request.kept, progress=tick, **request.settings,
         )  # fmt: skip
     write_tables(folder, found)
     if not request.as_json:

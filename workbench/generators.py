@@ -45,7 +45,9 @@ def load_generator(
     if (name := text.removeprefix(_SAMPLE)) not in names:
         listed = ", ".join(f"{_SAMPLE}{one}" for one in names)
         raise ModelError("There is no such sample generator", text, f"Choose one of: {listed}.")
-    return attacks.load_generator(_folder() / name, device)
+    generator = attacks.load_generator(_folder() / name, device)
+    generator.source = text
+    return generator
 
 
 def sample_generators() -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 >>> adversarials = generator(photos, targets)
 >>> attacks.evaluate_generator(generator, model, photos, labels).frame()
 
-``network.py`` is the generator, ``training.py`` trains it, ``evaluation.py`` says how well it does, ``attack.py`` lets it take
-part in :func:`attacks.evaluate`, and ``files.py`` keeps it.
+``network.py`` is the generator; ``training.py`` trains it, ``trainer.py`` one step at a time, with ``views.py`` and
+``checkpoint.py``; ``evaluation.py`` says how well it does, ``attack.py`` lets it take part in :func:`attacks.evaluate`, and
+``files.py`` keeps it.
 """

@@ -70,25 +70,31 @@ def generated(
     return best.images
 
 
+GENERATOR = Attack(
+    "generator",
+    "Generator",
+    ("linf",),
+    "arXiv:1908.05185",
+    generated,
+    targeted=True,
+    description="Images made in one pass each by a network that was trained to fool this one.",
+    passes=lambda options: options["target_classes"] + 1,
+    kind="transfer",
+    early=True,
+)
+
+
 def as_attack(generator: MultiTargetGenerator, images: torch.Tensor) -> Attack:
     """The generator as an attack on ``images`` with options of its own, for a cascade.
 
     Raises:
-        AttackError: It was made for images of another number of channels.
+        AttackError: It is none, or was made for images of another number of channels.
     """
+    if not isinstance(generator, MultiTargetGenerator):
+        fix = "Read it with attacks.load_generator(path), or train one with attacks.train_generator(model, ...)."
+        raise AttackError("This is no generator", type(generator).__name__, fix)
     generator.check_channels(images)
-    return Attack(
-        "generator",
-        "Generator",
-        ("linf",),
-        "arXiv:1908.05185",
-        generated,
-        targeted=True,
-        description="Images made in one pass each by a network that was trained to fool this one.",
-        passes=lambda options: options["target_classes"] + 1,
-        kind="transfer",
-        early=True,
-    ).configured({"generator": generator})
+    return GENERATOR.configured({"generator": generator})
 
 
 def check_same_classes(generator: MultiTargetGenerator, num_classes: int) -> None:

@@ -96,6 +96,7 @@ def load_generator(path: str | os.PathLike[str], device: str | torch.device = "c
         generator.targets = tuple(targets)
     generator.history, generator.provenance = _records(said.get("history")), _dict(said.get("provenance"))
     generator.about = {name: value for name, value in said.items() if name not in _OWN}
+    generator.source = os.fspath(path)
     return generator.requires_grad_(False).eval().to(memory_format=torch.channels_last).to(device)
 
 

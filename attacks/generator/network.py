@@ -8,6 +8,7 @@ et al., ECCV 2022), and a scale and a shift per channel that depend on the class
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,6 +112,7 @@ class MultiTargetGenerator(nn.Module):
         history: what training measured, one record each time; :meth:`frame` as a table.
         provenance: what it was trained on and how.
         about: what else the file says that it was read from.
+        source: where that was; ``None`` for one that was just trained.
 
     Raises:
         AttackError: An argument is out of range.
@@ -149,6 +151,7 @@ class MultiTargetGenerator(nn.Module):
         self.history: list[dict[str, Any]] = []
         self.provenance: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
+        self.source: str | None = None
 
         def merge(inputs: int, outputs: int, **options: int) -> Merge:
             return Merge(inputs, outputs, embedding, conditioning, **options)
@@ -223,7 +226,7 @@ class MultiTargetGenerator(nn.Module):
         """
         x = check_images(images)
         self.check_channels(x)
-        wanted = [targets] * len(x) if isinstance(targets, int) else targets
+        wanted = [int(targets)] * len(x) if isinstance(targets, Integral) else targets
         aims = check_classes(wanted, "targets", x, self.num_classes)
         if epsilon is not None and not 0 < epsilon <= 1:
             raise AttackError("The budget must lie in (0, 1]", epsilon, "Pass epsilon=8/255, say.")
@@ -267,14 +270,15 @@ class MultiTargetGenerator(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def __repr__(self) -> str:
-        measured = f", held-out success {self.history[-1]['success']:.0%}" if self.history else ""
+        best = max((record["success"] for record in self.history), default=None)
+        measured = "" if best is None else f", held-out success {best:.0%}"
         return (
             f"<MultiTargetGenerator {self.num_classes} classes, linf epsilon={self.epsilon:.4g}, "
             f"{self.parameter_count:,} parameters{measured}, {model_digest(self)[:12]}>"
         )
 
 
-def suited_to(height: int, width: int) -> dict[str, int]:
+def suited_to(height: int, width: int) -> dict[str, Any]:
     """``patch`` and ``depth`` for images of this size: from 4 x 4 maps for 8 pixels to 14 x 14 ones for 224."""
     side = min(height, width)
     return {"patch": 2 if side < 112 else 4, "depth": 1 if side < 24 else 2}

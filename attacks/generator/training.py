@@ -1,119 +1,35 @@
-"""Training a generator against frozen classifiers.
+"""Training a generator against frozen classifiers, from the first step to the last.
 
-Each step draws images and, for each, a target uniformly from the classes other than its label, and lowers the loss
-``L(f(clip(x + epsilon tanh G(x, t))), t)``, the mean over all classifiers given (after C-GSP: Yang et al., ECCV 2022). The
-draws of a step depend on the seed and the step alone, so that a training which was stopped goes on to the same weights.
+The draws of a step depend on the seed and the step alone, so that a training which was stopped goes on to the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .._frozen import frozen_view
-from .._inputs import check_classes, check_count, check_images
+from .._inputs import check_classes, check_images
 from .._provenance import content_ids, model_digest, provenance
 from .._random import generator as random_stream
 from ..errors import AttackError
 from .checkpoint import Checkpoint
 from .network import MultiTargetGenerator, suited_to
-from .views import view
+from .trainer import Recipe, Trainer, other_targets
 
 if TYPE_CHECKING:
     from .._session import ProgressCallback
 
 _HELD_OUT = 64  # images kept aside at most
 _MEASURED = 20  # times that they are looked at
-_WARM_UP = 0.15  # share of the steps in which the rate rises
-_LONGEST_GRADIENT = 5.0
-
-
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the targets, ``(n,)``."""
-    return F.cross_entropy(logits, targets, reduction="none")
-
-
-def hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How much the target lacks to lead by a tenth of what separates the logits, ``(n,)``: zero where it leads by more.
-
-    Pairs that are won ask for nothing more, and all others for equally much.
-    """
-    others = logits.scatter(1, targets.unsqueeze(1), -torch.inf).amax(1)
-    spread = (logits.amax(1) - logits.amin(1)).detach()
-    return F.relu(others - logits.gather(1, targets.unsqueeze(1)).squeeze(1) + 0.1 * spread)
-
-
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"ce": cross_entropy, "hinge": hinge}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: what changes the weights that come out."""
-
-    steps: int
-    batch_size: int
-    rate: float
-    loss: str
-    augment: bool
-    curriculum: float
-    patience: int | None
-    seed: int
-
-
-class Trainer:
-    """One generator in training against frozen classifiers: a step at a time, for :func:`train_generator` and hardening.
-
-    Args:
-        network: the generator, on the device of the victims.
-        victims: frozen classifiers (:func:`attacks._frozen.frozen_view`).
-        recipe: how to train.
-    """
-
-    def __init__(self, network: MultiTargetGenerator, victims: Sequence[nn.Module], recipe: Recipe) -> None:
-        # Convolutions on processors are faster in this layout, on GPUs not slower.
-        self.network = network.to(memory_format=torch.channels_last)
-        self.victims = [victim.to(memory_format=torch.channels_last) for victim in victims]
-        self.recipe = recipe
-        self.optimiser = torch.optim.AdamW(network.parameters(), recipe.rate, weight_decay=1e-4)
-        self._loss = LOSSES[recipe.loss]
-
-    def step(self, images: torch.Tensor, targets: torch.Tensor, number: int, random: torch.Generator) -> float:
-        """Lower the loss on images ``(n, C, H, W)`` and targets ``(n,)`` once; return it. ``number`` counts from 0."""
-        recipe, network = self.recipe, self.network
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate * _share_of_rate(number, recipe.steps)
-        network.train()
-        epsilon = network.epsilon * _share_of_budget(number, recipe.steps, recipe.curriculum)
-        found = network.propose(images, targets, epsilon)
-        shown = view(found, random) if recipe.augment else found
-        loss = torch.stack([self._loss(victim(shown).float(), targets).mean() for victim in self.victims]).mean()
-        self.optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(network.parameters(), _LONGEST_GRADIENT)
-        self.optimiser.step()
-        return float(loss.detach())
-
-
-def _share_of_rate(step: int, steps: int) -> float:
-    """Rises in a straight line for the first steps, then falls to nothing on a cosine."""
-    warm = max(1, round(_WARM_UP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _share_of_budget(step: int, steps: int, start: float) -> float:
-    """From ``start`` times the budget to the budget itself, after 70 % of the steps."""
-    return start + (1 - start) * min(1.0, step / (0.7 * steps))
+_SAVED = 30.0  # seconds between two states on the disk
 
 
 def train_generator(
@@ -136,6 +52,7 @@ def train_generator(
     embedding: int = 32,
     conditioning: str = "film",
     patch: int | None = None,
+    start: MultiTargetGenerator | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
@@ -157,12 +74,15 @@ def train_generator(
         batch_size: Images per step.
         rate: Largest learning rate.
         loss: "hinge" asks the target to lead by a tenth of the spread of the logits and then for nothing more; "ce" is
-            cross-entropy.
+            cross-entropy; "miss" is the probability of all other classes, which gives up on what cannot be won, and needs a
+            start from which something is won: a curriculum, or ``start``.
         augment: Show the models randomly resized, shifted and noisy views (:mod:`attacks.generator.views`), for transfer.
         curriculum: Budget at the start, in units of epsilon; it changes in a straight line to epsilon at 70 % of the steps.
         patience: Stop after so many measurements (20 in a whole training) without a better one.
         width, depth, blocks, embedding, conditioning, patch: See :class:`MultiTargetGenerator`; patch and depth suit the
             images' size when left out.
+        start: Generator to go on from, with its size, instead of random weights: one that was trained for a relative of the
+            model, or with a larger budget. It is left alone.
         seed: Seed of the first weights, the order of the images, the targets and the views.
         checkpoint: File for the state of the training, written twice a minute, at every measurement and when it is
             cancelled; the same call goes on from there, to the weights of an uninterrupted training on the same machine.
@@ -176,31 +96,40 @@ def train_generator(
     Raises:
         AttackError: Something about the request makes no sense; says what to do.
     """
-    recipe = _check_recipe(Recipe(steps, batch_size, rate, loss, augment, curriculum, patience, seed))
+    recipe = Recipe(steps, batch_size, rate, loss, augment, curriculum, patience, seed)
+    recipe.check()
     models = [model] if isinstance(model, nn.Module) else list(model)
     if not models:
         raise AttackError("There is no model to attack", None, "Pass one, or several in a list.")
     x = check_images(images)
     if len(x) < 2:
         raise AttackError("Training needs images to learn from and images kept aside", len(x), "Pass two at least.")
-    victims = [frozen_view(one) for one in models]
-    device = next((tensor.device for tensor in victims[0].parameters()), x.device)
+    device = next((tensor.device for tensor in models[0].parameters()), x.device)
+    victims = [frozen_view(one).to(device) for one in models]
     answers = _answers(victims, x, device, batch_size)
     truth = answers.argmax(1) if labels is None else check_classes(labels, "labels", x, answers.shape[1])
     reach = _check_targets(classes, answers.shape[1])
-    given = {"depth": depth, "patch": patch}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = MultiTargetGenerator(
-            x.shape[1], answers.shape[1], epsilon, width=width, blocks=blocks, embedding=embedding,
-            conditioning=conditioning, **suited_to(*x.shape[2:]) | {k: v for k, v in given.items() if v is not None},
-        )  # fmt: skip
+    if start is not None:
+        network = _copied(start, x, answers.shape[1], epsilon)
+    else:
+        given = {"depth": depth, "patch": patch}
+        own = suited_to(*x.shape[2:]) | {name: value for name, value in given.items() if value is not None}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = MultiTargetGenerator(
+                x.shape[1], answers.shape[1], epsilon, width=width, blocks=blocks, embedding=embedding,
+                conditioning=conditioning, **own,
+            )  # fmt: skip
     network.targets = reach
     names = content_ids(x)
     asked = {
-        "models": [model_digest(one) for one in models], "labels": hashlib.sha256(repr(truth.tolist()).encode()).hexdigest(),
-        "targets": reach, "recipe": asdict(recipe), "network": network.config,
-    }  # fmt: skip
+        "models": [model_digest(one) for one in models],
+        "labels": hashlib.sha256(repr(truth.tolist()).encode()).hexdigest(),
+        "targets": reach,
+        "start": None if start is None else model_digest(start),
+        "recipe": asdict(recipe),
+        "network": network.config,
+    }
     network.provenance = provenance(models[0], x, names, **asked)
     key = hashlib.sha256(
         repr([network.provenance[name] for name in ("images", *asked, "versions")]).encode()
@@ -208,9 +137,6 @@ def train_generator(
     run = _Run(Trainer(network.to(device), victims, recipe), x, truth.cpu(), reach)
     run.go(None if checkpoint is None else Checkpoint(checkpoint, key), progress, measured)
     return network.requires_grad_(False).eval()
-
-
-_SAVED = 30.0  # seconds between two checkpoints
 
 
 class _Run:
@@ -222,7 +148,10 @@ class _Run:
         order = torch.randperm(len(images), generator=random_stream(trainer.recipe.seed, "held out"))
         aside = min(_HELD_OUT, max(1, len(images) // 10))
         self.images, self.labels, self.reach = images, labels, torch.tensor(reach)
-        self.aside, self.learnt = order[:aside], order[aside:]
+        self.aside, learnt = order[:aside], order[aside:]
+        learnt = learnt[(self.reach[None, :] != labels[learnt][:, None]).any(1)]
+        # Batch norm needs two images where the smallest maps are single pixels.
+        self.learnt = learnt.repeat(2) if len(learnt) == 1 else learnt
         self.device = next(self.network.parameters()).device
         self.step = 0
         self.seconds = 0.0
@@ -230,6 +159,9 @@ class _Run:
         # Pairs of the images kept aside, all of them.
         rows, columns = (self.reach[None, :] != labels[self.aside][:, None]).nonzero(as_tuple=True)
         self.pairs = self.aside[rows], self.reach[columns]
+        if len(rows) == 0 or len(learnt) == 0:
+            fix = "Pass more classes, or images of other classes."
+            raise AttackError("The images already have the only class that is to be reached", reach, fix)
 
     def go(
         self,
@@ -275,9 +207,7 @@ class _Run:
         rows = self.learnt[order[place * size : (place + 1) * size]]
         random = random_stream(recipe.seed, "step", self.step)
         targets = other_targets(self.labels[rows], self.reach, random)
-        kept = targets >= 0
-        batch = self.images[rows[kept]].to(self.device)
-        return self.trainer.step(batch, targets[kept].to(self.device), self.step, random)
+        return self.trainer.step(self.images[rows].to(self.device), targets.to(self.device), self.step, random)
 
     @torch.no_grad()
     def _measure(self, loss: float) -> None:
@@ -307,8 +237,11 @@ class _Run:
         return patience is not None and len(shares) - shares.index(max(shares)) > patience if shares else False
 
     def _what(self) -> str:
-        history = self.network.history
-        return f"held-out success {history[-1]['success']:.0%}" if history else "first steps"
+        if not self.network.history:
+            return "first steps"
+        record = self.network.history[-1]
+        share, worst = min((share, k) for k, share in enumerate(record["per_target"]) if share is not None)
+        return f"held-out success {record['success']:.0%}, least for class {worst}: {share:.0%}"
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -323,14 +256,6 @@ class _Run:
         self.trainer.optimiser.load_state_dict(state["optimiser"])
 
 
-def other_targets(labels: torch.Tensor, reach: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """For each label ``(n,)`` one of ``reach`` ``(m,)`` that differs from it, uniformly, ``(n,)``; -1 where there is none."""
-    allowed = reach[None, :] != labels[:, None]
-    scores = torch.rand(allowed.shape, generator=random).masked_fill(~allowed, -1)
-    best = scores.max(1)
-    return torch.where(best.values >= 0, reach[best.indices], -1)
-
-
 @torch.no_grad()
 def _answers(victims: Sequence[nn.Module], x: torch.Tensor, device: torch.device, batch_size: int) -> torch.Tensor:
     """Logits of the first of the models, ``(N, K)``, once all agree on K."""
@@ -342,6 +267,17 @@ def _answers(victims: Sequence[nn.Module], x: torch.Tensor, device: torch.device
     return torch.cat([victims[0](part.to(device)).to(x.device) for part in torch.split(x, batch_size)])
 
 
+def _copied(start: MultiTargetGenerator, x: torch.Tensor, num_classes: int, epsilon: float) -> MultiTargetGenerator:
+    """A generator of the size and with the weights of ``start``, for another budget."""
+    start.check_channels(x)
+    if start.num_classes != num_classes:
+        fix = f"It was made for a model of {start.num_classes}; leave it out to begin with random weights."
+        raise AttackError("The generator to go on from does not fit a model of so many classes", num_classes, fix)
+    network = MultiTargetGenerator(**{**start.config, "epsilon": epsilon})
+    network.load_state_dict(start.state_dict())
+    return network
+
+
 def _check_targets(classes: Sequence[int] | None, num_classes: int) -> tuple[int, ...]:
     if classes is None:
         return tuple(range(num_classes))
@@ -350,19 +286,3 @@ def _check_targets(classes: Sequence[int] | None, num_classes: int) -> tuple[int
         fix = f"The model has {num_classes} classes, numbered 0 to {num_classes - 1}."
         raise AttackError("There are no such classes to reach", tuple(classes), fix)
     return reach
-
-
-def _check_recipe(recipe: Recipe) -> Recipe:
-    check_count(recipe.steps, "number of steps", "Pass steps=2000, say.")
-    check_count(recipe.batch_size, "batch size", "64 suits most machines.")
-    if recipe.patience is not None:
-        check_count(recipe.patience, "patience", "Leave it out to train to the end.")
-    if recipe.loss not in LOSSES:
-        raise AttackError("Unknown loss", repr(recipe.loss), f"Choose one of {', '.join(LOSSES)}.")
-    if not 0 < recipe.rate < 1:
-        raise AttackError("The learning rate must lie between 0 and 1", recipe.rate, "Pass rate=2e-3, say.")
-    if not 0 < recipe.curriculum <= 10:
-        raise AttackError(
-            "The curriculum starts at 0 to 10 times the budget", recipe.curriculum, "Pass curriculum=2.0, say."
-        )
-    return recipe

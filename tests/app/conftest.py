@@ -75,6 +75,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "workbench", "serve", "--port", str(port)],
             cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            # As the tests themselves: threads of several processes on few cores spend their time waiting for each other.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     try:

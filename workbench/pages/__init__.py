@@ -17,6 +17,8 @@ model and the images. Nothing here imports torch: the shell of a page paints fir
 ``robustness`` its last part: the curve, who broke what, and the report
 ``attack``     the page "Attack": choose, run, look
 ``attacked``   its result: both pictures, the difference, maps of both answers, files
+``generate``   the page "Generate": choose, look; train where there is nothing yet
+``versions``   its result: one picture as every class
 ``linear``     the page "Linear": choose, run, look
 ``apart``      its result: votes, bias and patterns of one picture
 ``pixel``      a picture to click on, and what the chosen pixel does
@@ -36,9 +38,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from . import attack, dissect, engine, explain, linear, sidebar
+from . import attack, dissect, engine, explain, generate, linear, sidebar
 
 _EXPLAIN, _ATTACK = ":material/visibility:", ":material/bolt:"
+_GENERATE = ":material/style:"
 _LINEAR, _DISSECT = ":material/function:", ":material/category:"
 
 
@@ -50,6 +53,7 @@ def main() -> None:
     pages = [
         st.Page(lambda: explain.page(chosen), title="Explain", icon=_EXPLAIN, url_path="explain", default=True),
         st.Page(lambda: attack.page(chosen), title="Attack", icon=_ATTACK, url_path="attack"),
+        st.Page(lambda: generate.page(chosen), title="Generate", icon=_GENERATE, url_path="generate"),
         st.Page(lambda: linear.page(chosen), title="Linear", icon=_LINEAR, url_path="linear"),
         st.Page(lambda: dissect.page(chosen), title="Dissect", icon=_DISSECT, url_path="dissect"),
     ]

@@ -31,6 +31,7 @@ def offer(
     *,
     icon: str,
     at_once: bool = False,
+    kept: str = "nothing of it was kept",
 ) -> None:
     """Draw a button; when it is clicked, run ``work(progress)``, hand its result to ``keep``, and draw the page anew.
 
@@ -41,6 +42,7 @@ def offer(
         keep: stores the result where the page will find it.
         icon: of the button.
         at_once: start without a click.
+        kept: what is left of the job when it is stopped.
     """
     running, failure = f"running: {title}", f"failed: {title}"
     start = at_once or st.session_state.get(_ASKED) == title
@@ -66,7 +68,7 @@ def offer(
     if error is not None:
         show_error(error)
     elif was_stopped:
-        st.info(f"{title} was stopped before it finished; nothing of it was kept.", icon=":material/stop_circle:")
+        st.info(f"{title} was stopped before it finished; {kept}.", icon=":material/stop_circle:")
 
 
 def forget() -> None:

@@ -10,7 +10,10 @@ from .removed import how_many, knows_shapes
 from .uploads import safe_name
 
 if TYPE_CHECKING:
+    from attacks import MultiTargetGenerator
+
     from ..models import VisionModel
+    from . import versions as versions_page
     from .attacked import Request
     from .dissected import Shown
     from .removed import Removal
@@ -84,6 +87,30 @@ def attack(choice: ModelChoice, options: Options, model: VisionModel, photos: Ph
             f"found = attacks.attack(model, image.images, predicted, {', '.join(arguments)})",
             "found.images  # (1, C, H, W)",
             "found.frame()",
+        ]
+    )
+
+
+def versions(
+    choice: ModelChoice,
+    options: Options,
+    model: VisionModel,
+    photos: Photos,
+    request: versions_page.Request,
+    generator: MultiTargetGenerator,
+) -> str:
+    """Return a script that loads the same model, picture and generator and makes the same versions."""
+    source = generator.source or "generator"
+    arguments = [] if request.epsilon is None else [f"epsilon={255 * request.epsilon:.10g} / 255"]
+    arguments += ["eight_bit=True"] if request.eight_bit else []
+    hint = "" if generator.source else "  # where you unpacked it"
+    return "\n".join(
+        [
+            *_subject(choice, options, model, photos),
+            f"image = images.subset([{request.index}])",
+            f"generator = wb.load_generator({source!r}){hint}",
+            f"versions = generator.every({', '.join(['image.images', *arguments])})  # (1, K, C, H, W)",
+            "model(versions[0]).argmax(1)  # what the network sees, by class wanted",
         ]
     )
 

@@ -140,7 +140,11 @@ def _attacks(evaluation: Evaluation) -> list[Technique]:
     """One entry per attack; where it ran twice, with the options of both runs."""
     told: dict[str, list[str]] = {}
     for name, options in evaluation.provenance.get("stages", ()):
-        listed = [f"{credit.plain_option(key)} {_option(v)}" for key, v in options.items() if v is not None]
+        listed = [
+            f"{credit.plain_option(key)} {_option(v)}"
+            for key, v in options.items()
+            if v is not None and key != "generator"
+        ]
         told.setdefault(name, []).append(", ".join(listed))
     found = []
     for name, runs in told.items():

@@ -68,14 +68,17 @@ def stage_titles(evaluation: Evaluation) -> list[str]:
 
 
 def attack_called(name: str) -> Attack:
-    """Return the attack of that name, ours or foolbox's.
+    """Return the attack of that name: ours, foolbox's, or what a generator is in an evaluation.
 
     Raises:
         AttackError: there is none.
     """
     from attacks import ATTACKS
     from attacks.foolbox_catalogue import find
+    from attacks.generator.attack import GENERATOR
 
+    if name == GENERATOR.name:
+        return GENERATOR
     return ATTACKS[name] if name in ATTACKS else find(name)
 
 

@@ -71,6 +71,9 @@ def recipe(
     arguments = ["model", "images", repr(file), *(f"{key}={value}" for key, value in asked.items())]
     lines.append(_call("wb.report", arguments))
     exact = net.exact and data.exact
+    if "generator" in own and own["generator"]["source"] is None:
+        exact = False
+        lines.append("# The generator was in memory: attacks.save_generator(generator, path) keeps yours.")
     if (evaluation.samples["attack"] == "replay").any():
         exact = False
         lines.append("# Stored adversarial images were tried first: evaluate(..., replay={id: image}) with yours.")
@@ -153,7 +156,7 @@ def _number(value: float) -> str:
 
 def _beyond_the_report(evaluation: Evaluation) -> dict[str, Any]:
     """Return what was asked of the evaluation that the report's own call has no place for."""
-    usual: dict[str, Any] = {"options": {}, "eight_bit": False, "eot": 1}
+    usual: dict[str, Any] = {"options": {}, "eight_bit": False, "eot": 1, "generator": None}
     made = evaluation.provenance
     return {key: made[key] for key, value in usual.items() if made.get(key, value) != value}
 
@@ -163,7 +166,9 @@ def _evaluate(own: dict[str, Any], asked: dict[str, str], evaluation: Evaluation
     same = [f"{key}={asked[key]}" for key in ("norm", "epsilons", "seed") if key in asked]
     names = asked.get("attacks", "'fast'")
     same += [f"attacks={names}"] if names != "'standard'" else []
-    more = [f"{key}={value!r}" for key, value in own.items()]
+    more = [f"{key}={value!r}" for key, value in own.items() if key != "generator"]
+    if "generator" in own:
+        more.append(f"generator=wb.load_generator({own['generator']['source'] or 'path/to/generator'!r})")
     return _call("evaluation = attacks.evaluate", ["model", "images.images", *labels, "ids=images.ids", *same, *more])
 
 

@@ -160,6 +160,7 @@ def test_what_does_not_fit_is_refused(trained, digits, made) -> None:
     for call, told in (
         (lambda: attacks.evaluate(digits.model, x, y, generator=two), "model of so many classes"),
         (lambda: attacks.evaluate(digits.model, x, y, generator=made(0.0)), "images of 3"),
+        (lambda: attacks.evaluate(digits.model, x, y, generator="mine"), "no generator"),
         (lambda: attacks.evaluate(digits.model, x, y, norm="l2", generator=trained), "no form for this norm"),
         (lambda: attacks.evaluate_generator(two, digits.model, x, y), "model of so many classes"),
         (lambda: attacks.evaluate_generator(trained, digits.model, x, rivals=["deepfol"]), "Unknown attack"),

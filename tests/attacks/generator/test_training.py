@@ -8,7 +8,7 @@ from torch import nn
 
 import attacks
 from attacks import AttackError, train_generator
-from attacks.generator.training import LOSSES, other_targets
+from attacks.generator.trainer import LOSSES, other_targets
 from attacks.generator.views import view
 
 QUICK = {"epsilon": 0.3, "width": 8, "blocks": 1, "embedding": 8}
@@ -48,8 +48,11 @@ def test_on_a_linear_network_it_comes_close_to_the_optimum(linear, loss) -> None
 def test_losses_are_what_they_say(loss) -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 9.0, -1.0], [3.0, 3.2, 0.0]])
     value = LOSSES[loss](logits, torch.tensor([2, 1, 1]))
+    entropy = logits.double().logsumexp(1) - torch.tensor([0.5, 9.0, 3.2], dtype=torch.float64)
     if loss == "ce":
-        expected = logits.double().logsumexp(1) - torch.tensor([0.5, 9.0, 3.2], dtype=torch.float64)
+        expected = entropy
+    elif loss == "miss":
+        expected = 1 - (-entropy).exp()
     else:
         expected = torch.tensor([2.0 - 0.5 + 0.3, 0.0, 3.0 - 3.2 + 0.32])
     torch.testing.assert_close(value.double(), expected.double(), rtol=1e-6, atol=1e-6)
@@ -149,7 +152,6 @@ def test_targets_are_drawn_evenly_from_the_other_classes() -> None:
     for label, choices in ((0, 2), (2, 3)):
         shares = torch.bincount(targets[labels == label], minlength=4) / 6000
         assert shares[shares > 0].sub(1 / choices).abs().max() < 0.03  # five standard deviations
-    assert other_targets(torch.tensor([1, 2]), torch.tensor([1]), torch.Generator()).tolist() == [-1, 1]
 
 
 def test_only_the_classes_asked_for_are_measured(digits, unseen) -> None:
@@ -188,6 +190,22 @@ def test_several_networks_are_attacked_together(digits, unseen) -> None:
     assert reached[0] > reached[1] + 0.1
 
 
+def test_a_training_goes_on_from_another_generator_and_leaves_it_alone(trained, digits, unseen) -> None:
+    before = [value.clone() for value in weights(trained)]
+    images, labels = unseen[0][:200], unseen[1][:200]
+    smaller = train_generator(digits.model, images, labels, epsilon=0.2, steps=1, rate=1e-6, start=trained, width=99)
+    assert all(one.equal(two) for one, two in zip(weights(trained), before, strict=True))
+    assert smaller.config == {**trained.config, "epsilon": 0.2} and not any(
+        p.requires_grad for p in trained.parameters()
+    )
+    found, scaled = smaller(digits.images[:40], 3), trained(digits.images[:40], 3, epsilon=0.2)
+    assert (found - scaled).abs().mean() < 0.01, "one tiny step further"
+    fresh = train_generator(digits.model, images, labels, epsilon=0.2, steps=1, rate=1e-6, width=16, blocks=1)
+    assert smaller.history[-1]["success"] > fresh.history[-1]["success"] + 0.2
+    with pytest.raises(AttackError, match="go on from does not fit"):
+        train_generator(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), images, start=trained)
+
+
 def test_views_keep_the_box_leave_some_alone_and_can_be_climbed() -> None:
     images = torch.rand(200, 3, 12, 9, requires_grad=True)
     seen = view(images, torch.Generator().manual_seed(0))
@@ -217,8 +235,25 @@ def test_what_makes_no_sense_is_refused(digits, unseen) -> None:
         train_generator([digits.model, two], images)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_two_images_and_two_classes_are_enough(count) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1 * 5 * 7, 2))
-    generator = train_generator(model, torch.rand(count, 1, 5, 7), steps=2, width=4, blocks=1)
-    assert generator(torch.rand(1, 1, 5, 7), [1]).shape == (1, 1, 5, 7)
+@pytest.mark.parametrize(("count", "height", "width"), [(2, 1, 1), (2, 5, 7), (3, 4, 3)])
+def test_two_images_and_two_classes_are_enough(count, height, width) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(height * width, 2))
+    images = torch.rand(count, 1, height, width)
+    generator = train_generator(model, images, steps=2, width=4, blocks=1)
+    assert generator(images[:1], [1]).shape == (1, 1, height, width)
+
+
+def test_images_of_the_only_class_to_reach_are_left_out(digits, unseen) -> None:
+    images, labels = unseen[0][:60], unseen[1][:60]
+    with pytest.raises(AttackError, match="already have the only class"):
+        train_generator(digits.model, images, [3] * 60, steps=2, classes=[3])
+    train_generator(digits.model, images, labels, steps=2, classes=[3], width=4, batch_size=4)
+
+
+def test_a_training_that_falls_apart_says_so() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)[:, :3] / 0
+
+    with pytest.raises(AttackError, match="fallen apart"):
+        train_generator(Broken(), torch.rand(10, 1, 8, 8), [0] * 10, steps=2, loss="ce")
