@@ -82,7 +82,10 @@ def shapes() -> ImageSet:
 
 
 def test_every_sample_network_has_weights_and_a_card_and_nothing_else_is_shipped() -> None:
-    expected = {f"{name}.{kind}" for name in ALL for kind in ("safetensors", "md")} | {"train.py", "train_generators.py"}
+    expected = {f"{name}.{kind}" for name in ALL for kind in ("safetensors", "md")} | {
+        "train.py",
+        "train_generators.py",
+    }
     assert {path.name for path in FOLDER.iterdir() if path.is_file()} == expected
     assert set(FLOOR) == set(SAMPLES)
     assert set(MARGIN) == set(IMAGE_SAMPLES)

@@ -19,6 +19,7 @@ def robust(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -
     return 1 - float(attacks.attack(model, images, labels, "pgd", epsilon=0.1, steps=20).success.float().mean())
 
 
+@pytest.mark.slow
 def test_a_hardened_network_withstands_pgd_and_keeps_its_accuracy() -> None:
     model, train, test = wb.load(LENET), wb.sample_data("digits", "train"), wb.sample_data("digits", n=200)
     before = copy.deepcopy(model.state_dict())

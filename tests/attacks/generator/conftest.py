@@ -24,7 +24,7 @@ def unseen() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="session")
 def trained(digits, unseen) -> MultiTargetGenerator:
     """Towards all ten classes, within 0.3."""
-    return attacks.train_generator(digits.model, *unseen, epsilon=0.3, steps=400, width=16, blocks=1, seed=0)
+    return attacks.train_generator(digits.model, *unseen, epsilon=0.3, steps=250, width=16, blocks=1, seed=0)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_it_reaches_most_of_what_pgd_reaches_on_images_that_it_never_saw(trained
     assert theirs > 0.9 and ours > 0.8 * theirs
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["hinge", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("ce", "miss"))])
 def test_on_a_linear_network_it_comes_close_to_the_optimum(linear, loss) -> None:
     # Two classes apart by w.x + b: an image can be moved across if its margin is below epsilon times the l1 norm of w.
     case = linear(n=260, shape=(1, 8, 8))
@@ -173,6 +173,7 @@ def test_patience_ends_a_training_and_the_best_weights_are_kept(digits, unseen) 
     assert len(shares) < 20 and shares.index(max(shares)) == len(shares) - 3
 
 
+@pytest.mark.slow
 def test_several_networks_are_attacked_together(digits, unseen) -> None:
     torch.manual_seed(3)
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
