@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from .pictures import png, predictions
+from .pictures import compared, png
 from .text import plain
 
 if TYPE_CHECKING:
@@ -129,29 +129,10 @@ def _verdict(shown: Shown) -> str:
 
 def _pictures(shown: Shown) -> None:
     """Draw the picture before and after with what is seen in it, and the difference."""
-    from ..report import figures, pictures
-
-    clean, changed = (one[0].numpy() for one in (shown.image.images, shown.found.images.cpu()))
-    factor = pictures.magnification([changed - clean])
-    if ("clean",) not in shown.pictures:
-        grey = pictures.difference(clean, changed, factor)
-        drawn = {"clean": clean, "attacked": changed, "difference": grey}
-        shown.pictures |= {(name,): png(figures.to_rgb(pixels)) for name, pixels in drawn.items()}
-    name = shown.image.ids[0]
-    with st.container(horizontal=True, gap="medium", key="attack-pictures"):
-        for what, probabilities, caption in (
-            ("clean", shown.before, "As the network gets it"), ("attacked", shown.after, "After the attack"),
-        ):  # fmt: skip
-            seen = int(probabilities.argmax())
-            with st.container(key=f"attack-panel-{what}", gap="small"):
-                alt = f"{name}, {what}, seen as {shown.model.class_name(seen)}"
-                st.image(shown.pictures[what,], caption, width="stretch", alt=alt, output_format="PNG")
-                st.html(predictions(shown.model, shown.image, 0, probabilities, seen))
-        with st.container(key="attack-panel-difference", gap="small"):
-            told = f"The change, {factor} times as strong" if factor > 1 else "The change"
-            alt = f"change of {name}, magnified {factor} times; grey is unchanged"
-            st.image(shown.pictures["difference",], told, width="stretch", alt=alt, output_format="PNG")
-            st.caption("Grey is unchanged, brighter is more of a colour, darker is less.")
+    compared(
+        shown.model, shown.image, shown.found.images[0].cpu().numpy(), (shown.before, shown.after), what="attacked",
+        caption="After the attack", bold=shown.classes[1], made=shown.pictures,
+    )  # fmt: skip
 
 
 def _facts(shown: Shown) -> None:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 _TOP = 3
 _SMALLEST = 256
 _THUMBNAIL = 48
+# Two pictures fit side by side on a phone, three with room for their captions elsewhere.
+_COMPARED = """<style>
+div:has(> [class*="st-key-compared-panel-"]) {
+  flex: none !important; width: clamp(10rem, (100vw - 30rem) / 3, 16rem) !important;
+}
+</style>"""
 _THUMBNAILS = f"""<style>
 [class*="st-key-KEY"] button {{ height: auto; padding: 3px; border-radius: .4rem; border-width: 2px; }}
 [class*="st-key-KEY"] button img {{
@@ -92,6 +98,59 @@ def strip(pictures: Sequence[tuple[bytes, str, str]], width: int, gap: Literal["
             with st.container(width=width, gap="xsmall"):
                 st.image(file, width="stretch", alt=alt, output_format="PNG")
                 st.caption(caption)
+
+
+def compared(
+    model: VisionModel,
+    image: ImageSet,
+    changed: np.ndarray,
+    probabilities: tuple[Any, Any],
+    *,
+    what: str,
+    caption: str,
+    bold: int,
+    made: dict[Any, bytes],
+    key: object = "",
+    goal: str = "",
+) -> None:
+    """Draw a picture, the one that was made of it, and the change, with what the network sees in both.
+
+    Args:
+        model: the network.
+        image: the picture, as a set of one.
+        changed: ``(C, H, W)``, what was made of it.
+        probabilities: ``(K,)`` each, before and after.
+        what: names the second picture in alternative texts, such as "attacked".
+        caption: Markdown below it.
+        bold: the class in bold there.
+        made: keeps the PNG files.
+        key: tells one change of this picture from another in ``made``.
+        goal: ends the name of the change in its alternative text, such as " to fish".
+    """
+    from ..report import figures, pictures
+
+    name, clean = image.ids[0], image.images[0].cpu().numpy()
+    factor = pictures.magnification([changed - clean])
+    if (what, key) not in made:
+        made["clean",] = png(figures.to_rgb(clean))
+        made[what, key] = png(figures.to_rgb(changed))
+        made["change", key] = png(figures.to_rgb(pictures.difference(clean, changed, factor)))
+    before, after = probabilities
+    st.html(_COMPARED)
+    with st.container(horizontal=True, gap="medium", key=f"compared-pictures-{what}"):
+        for kind, file, seen_in, told, strong in (
+            ("clean", made["clean",], before, "As the network gets it", int(before.argmax())),
+            (what, made[what, key], after, caption, bold),
+        ):
+            with st.container(key=f"compared-panel-{kind}", gap="small"):
+                alt = f"{name}, {kind}, seen as {model.class_name(int(seen_in.argmax()))}"
+                st.image(file, told, width="stretch", alt=alt, output_format="PNG")
+                st.html(predictions(model, image, 0, seen_in, strong))
+        with st.container(key="compared-panel-change", gap="small"):
+            told = f"The change, {factor} times as strong" if factor > 1 else "The change"
+            alt = f"change of {name}{goal}, magnified {factor} times; grey is unchanged"
+            st.image(made["change", key], told, width="stretch", alt=alt, output_format="PNG")
+            st.caption("Grey is unchanged, brighter is more of a colour, darker is less.")
 
 
 def predictions(model: VisionModel, images: ImageSet, index: int, probabilities: Any, explained: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from . import frame, recipe
-from .pictures import png, predictions, strip
+from .pictures import compared, png, strip
 from .text import plain
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 _KEPT = 6  # results per session
 _MOST = 24  # versions shown at once
 _SMALL = 116  # pixels, width of one of them
-
-# Two pictures fit side by side on a phone, three with room for their captions elsewhere.
-_STYLE = """<style>
-div:has(> [class*="st-key-version-panel-"]) {
-  flex: none !important; width: clamp(10rem, (100vw - 30rem) / 3, 16rem) !important;
-}
-</style>"""
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,6 @@ def draw(choice: Choice, loaded: Loaded, photos: Photos, request: Request, gener
     shown = frame.latest(results, key)
     for notice in shown.image.notices:
         st.caption(f":material/info: {plain(notice)}")
-    st.html(_STYLE)
     _look(shown)
 
 
@@ -167,32 +159,12 @@ def _look(shown: Shown) -> None:
 
 def _large(shown: Shown, place: int) -> None:
     """Draw the picture, its version for one class, and the change."""
-    from ..report import figures, pictures
-
-    clean, changed = shown.image.images[0].numpy(), shown.versions[place].numpy()
-    factor = pictures.magnification([changed - clean])
-    if ("large", place) not in shown.pictures:
-        shown.pictures["clean",] = png(figures.to_rgb(clean))
-        shown.pictures["large", place] = png(figures.to_rgb(changed))
-        shown.pictures["change", place] = png(figures.to_rgb(pictures.difference(clean, changed, factor)))
-    name, target = shown.image.ids[0], shown.targets[place]
+    target = shown.targets[place]
     wanted = shown.model.class_name(target)
-    with st.container(horizontal=True, gap="medium", key="version-pictures"):
-        for what, key, probabilities, caption in (
-            ("clean", ("clean",), shown.before, "As the network gets it"),
-            ("version", ("large", place), shown.after[place], f"To be seen as {plain(wanted)}"),
-        ):  # fmt: skip
-            seen = int(probabilities.argmax())
-            with st.container(key=f"version-panel-{what}", gap="small"):
-                alt = f"{name}, {what}, seen as {shown.model.class_name(seen)}"
-                st.image(shown.pictures[key], caption, width="stretch", alt=alt, output_format="PNG")
-                bold = target if what == "version" else seen
-                st.html(predictions(shown.model, shown.image, 0, probabilities, bold))
-        with st.container(key="version-panel-change", gap="small"):
-            told = f"The change, {factor} times as strong" if factor > 1 else "The change"
-            alt = f"change of {name} to {wanted}, magnified {factor} times; grey is unchanged"
-            st.image(shown.pictures["change", place], told, width="stretch", alt=alt, output_format="PNG")
-            st.caption("Grey is unchanged, brighter is more of a colour, darker is less.")
+    compared(
+        shown.model, shown.image, shown.versions[place].numpy(), (shown.before, shown.after[place]), what="version",
+        caption=f"To be seen as {plain(wanted)}", bold=target, made=shown.pictures, key=place, goal=f" to {wanted}",
+    )  # fmt: skip
 
 
 def _small(shown: Shown, place: int) -> tuple[bytes, str, str]:
