@@ -126,7 +126,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _records(value: Any) -> list[dict[str, Any]]:
     """The history, as far as it is one: it is shown, and decides nothing."""
     records = value if isinstance(value, list) else []
-    return [one for one in records if isinstance(one, dict) and {"step", "loss", "success", "seconds"} <= one.keys()]
+    names = ("step", "loss", "success", "seconds")
+    return [
+        one for one in records if isinstance(one, dict) and all(type(one.get(name)) in (int, float) for name in names)
+    ]
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -86,7 +86,8 @@ class Shown:
 
 def made_for(generator: MultiTargetGenerator, model: VisionModel) -> bool:
     """Return whether it was trained against this very network."""
-    return model.digest in generator.provenance.get("models", ())
+    models = generator.provenance.get("models")
+    return isinstance(models, list) and model.digest in models  # the file may be a stranger's
 
 
 def draw(choice: Choice, loaded: Loaded, photos: Photos, request: Request, generator: MultiTargetGenerator) -> None:

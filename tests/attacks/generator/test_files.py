@@ -52,6 +52,15 @@ def test_a_description_that_lies_is_refused(saved, change) -> None:
         attacks.load_generator(saved[0])
 
 
+def test_what_a_stranger_says_about_the_training_does_no_harm(saved) -> None:
+    said = json.loads(saved[1].read_text())
+    said |= {"history": [{"step": 1, "loss": 1, "success": "<b>", "seconds": 1}, 3], "provenance": 7, "targets": [9]}
+    saved[1].write_text(json.dumps(said))
+    generator = attacks.load_generator(saved[0])
+    assert generator.history == [] and generator.provenance == {} and generator.targets == (0, 1, 2, 3, 4)
+    assert "MultiTargetGenerator" in repr(generator) and len(generator.frame()) == 0
+
+
 def test_damaged_and_missing_files_are_refused(saved, tmp_path) -> None:
     whole = saved[1].read_text()
     for text in ("", "[]", "{}", '{"format": 1}', '{"format": 2, "network": {}}', whole[:-40], "[" * 100_000):
