@@ -81,6 +81,7 @@ RECIPES = {
         "shapes-vgg", "shapes-mobilenet", 16 / 255, 100,
         (
             Stage((0, 1), {"steps": 8000, "curriculum": 2.0}),
+            Stage((2, 3, 4, 5), {"steps": 5000, "rate": 1e-3}),
         ),
     ),
 }  # fmt: skip
