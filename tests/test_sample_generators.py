@@ -68,3 +68,5 @@ def test_the_documented_tables_are_those_of_the_cards() -> None:
     for name in SHIPPED:
         ours, theirs, _ = figures(name, "success")
         assert re.search(rf"\| `{name}`.*\| {ours:.1%} \| {theirs:.1%} \|", text), name
+        for target, reached in re.findall(r"^\| ([^|]+) \| (\d+%) \| \d+% \| \d+% \|$", card(name), re.MULTILINE):
+            assert re.search(rf"\| {target} \|.* {reached} \|", text), (name, target)

@@ -110,7 +110,7 @@ def train_generator(
     truth = answers.argmax(1) if labels is None else check_classes(labels, "labels", x, answers.shape[1])
     reach = _check_targets(classes, answers.shape[1])
     if start is not None:
-        network = _copied(start, x, answers.shape[1], epsilon)
+        network = copied(start, x, answers.shape[1], epsilon)
     else:
         given = {"depth": depth, "patch": patch}
         own = suited_to(*x.shape[2:]) | {name: value for name, value in given.items() if value is not None}
@@ -267,7 +267,7 @@ def _answers(victims: Sequence[nn.Module], x: torch.Tensor, device: torch.device
     return torch.cat([victims[0](part.to(device)).to(x.device) for part in torch.split(x, batch_size)])
 
 
-def _copied(start: MultiTargetGenerator, x: torch.Tensor, num_classes: int, epsilon: float) -> MultiTargetGenerator:
+def copied(start: MultiTargetGenerator, x: torch.Tensor, num_classes: int, epsilon: float) -> MultiTargetGenerator:
     """A generator of the size and with the weights of ``start``, for another budget."""
     start.check_channels(x)
     if start.num_classes != num_classes:

@@ -82,7 +82,7 @@ def generator_training(
         batch_size: images per step.
         rate: learning rate of the classifier (AdamW), falling to nothing on a cosine.
         share: weight of the generated images in the classifier's loss; 0 is plain fine-tuning.
-        generator: where to start from, for this model and budget; trained from nothing when left out.
+        generator: where the generator starts from; from nothing when left out.
         seed: of the generator's first weights, the order and the targets.
         progress: called with ``(done, total, what)`` before every step; raising from it cancels.
 
@@ -94,6 +94,7 @@ def generator_training(
     from attacks._inputs import check_classes, check_images
     from attacks.generator.network import MultiTargetGenerator, suited_to
     from attacks.generator.trainer import Recipe, Trainer, other_targets
+    from attacks.generator.training import copied
 
     if not 0 <= share <= 1:
         raise OptionError("The share of generated images lies between 0 and 1", share, "Pass share=0.5, say.")
@@ -102,18 +103,19 @@ def generator_training(
     x = check_images(images)
     hardened = frozen_view(copy.deepcopy(model))
     hardened.__dict__.pop("digest", None)  # a VisionModel remembers the one of its weights before
+    device = next(hardened.parameters()).device
     with torch.no_grad():
-        classes = hardened(x[:1]).shape[1]
+        classes = hardened(x[:1].to(device)).shape[1]
     truth = check_classes(labels, "labels", x, classes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fooling = copy.deepcopy(generator) or MultiTargetGenerator(
-            x.shape[1], classes, epsilon, **suited_to(*x.shape[2:])
-        )
-    fooling = fooling.requires_grad_(True)
+    if generator is not None:
+        fooling = copied(generator, x, classes, epsilon)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fooling = MultiTargetGenerator(x.shape[1], classes, epsilon, **suited_to(*x.shape[2:]))
+    fooling = fooling.to(device)
     trainer = Trainer(fooling, [hardened], Recipe(steps, batch_size, 2e-3, "hinge", False, 1.0, None, seed))
-    parameters = list(hardened.parameters())
-    optimiser = torch.optim.AdamW(parameters, rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(hardened.parameters(), rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     reach, random = torch.arange(classes), torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
@@ -121,27 +123,18 @@ def generator_training(
         if progress is not None:
             progress(step, steps, f"{history[-1]['fooled']:.0%} fooled" if history else "first steps")
         rows = torch.randperm(len(x), generator=random)[:batch_size]
-        batch, y = x[rows], truth[rows]
-        targets = other_targets(y.cpu(), reach, random).to(y.device)
+        batch, y = x[rows].to(device), truth[rows].to(device)
+        targets = other_targets(truth[rows].cpu(), reach, random).to(device)
         hardened.requires_grad_(False)
         trainer.step(batch, targets, step, random)
         fooling.eval()
         with torch.no_grad():
             found = fooling.propose(batch, targets)
-        hardened.requires_grad_(True)
-        clean = F.cross_entropy(hardened(batch), y)
-        logits = hardened(found)
-        adversarial = F.cross_entropy(logits, y)
-        optimiser.zero_grad()
-        torch.autograd.backward((1 - share) * clean + share * adversarial)
-        nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
-        optimiser.step()
+        clean, adversarial, answers = _learn(hardened, optimiser, batch, found, y, share)
         schedule.step()
         if (step + 1) % max(1, steps // _RECORDS) == 0 or step + 1 == steps:
-            fooled = float((logits.argmax(1) == targets).float().mean())
-            history.append(
-                {"step": step + 1, "clean_loss": clean.item(), "adversarial_loss": adversarial.item(), "fooled": fooled}
-            )
+            fooled = float((answers == targets).float().mean())
+            history.append({"step": step + 1, "clean_loss": clean, "adversarial_loss": adversarial, "fooled": fooled})
     if progress is not None:
         progress(steps, steps, f"{history[-1]['fooled']:.0%} fooled")
     options = {"epsilon": epsilon, "steps": steps, "batch_size": batch_size, "rate": rate, "share": share, "seed": seed}
@@ -149,3 +142,23 @@ def generator_training(
     return Hardened(
         hardened.requires_grad_(False).eval(), fooling.requires_grad_(False).eval(), tuple(history), options
     )
+
+
+def _learn(
+    hardened: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: torch.Tensor,
+    generated: torch.Tensor,
+    labels: torch.Tensor,
+    share: float,
+) -> tuple[float, float, torch.Tensor]:
+    """Take the classifier's step; return its losses on both kinds of images, and what it said to the generated ones."""
+    hardened.requires_grad_(True)
+    clean = F.cross_entropy(hardened(images), labels)
+    logits = hardened(generated)
+    adversarial = F.cross_entropy(logits, labels)
+    optimiser.zero_grad()
+    torch.autograd.backward((1 - share) * clean + share * adversarial)
+    nn.utils.clip_grad_norm_(hardened.parameters(), _LONGEST_GRADIENT)
+    optimiser.step()
+    return clean.item(), adversarial.item(), logits.argmax(1)
