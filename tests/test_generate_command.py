@@ -47,7 +47,8 @@ def test_a_training_is_that_of_the_engine(trained: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "workbench", "generate", "train", MLP, DIGITS, "--steps", "800", "-o", "g"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # as the tests: more threads than cores wait for each other
+    process = subprocess.Popen(arguments, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL, env=alone)
     state = tmp_path / "g.training"
     end = time.monotonic() + 120
     while not state.exists() and time.monotonic() < end:
@@ -56,10 +57,9 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     process.wait()
     assert not (tmp_path / "g.json").exists()
     before = torch.load(state, weights_only=True)["state"]
-    assert before["step"] >= 40
-    told = json.loads(
-        subprocess.run([*arguments, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    )
+    assert 0 < before["step"] < 800
+    done = subprocess.run([*arguments, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True, env=alone)
+    told = json.loads(done.stdout)
     assert told["history"][: len(before["history"])] == before["history"] and told["history"][-1]["step"] == 800
     assert not state.exists()
 
