@@ -2,9 +2,9 @@
 
     python -m benchmarks.generator [--only success|time|single|training] [--repeats 5] [--threads 1] [--images 100]
 
-``success``: every pair of a test image and a class other than its label, towards which PGD-40, PGD-20 and MI-FGSM-20 search
-as well; the images are then shown to another architecture. Searches spend all steps, as published (their images transfer
-better so), and are measured once more with ``early_stop``, for time.
+``success``: every pair of a test image and a class other than its label, towards which PGD-40 and MI-FGSM-20 search as
+well; the images are then shown to another architecture. Searches spend all steps, as published (their images transfer
+better so).
 
 ``time``: one batch of 100 images towards one class each, in turn in one process; the median (and range) of the ratios
 theirs / ours in CPU time. Ours is ``generator(images, targets)``, with all its checks; theirs ``attacks.attack``.
@@ -40,7 +40,7 @@ RIVALS: dict[str, dict[str, Any]] = {"pgd": {"steps": 40}, "mifgsm": {"steps": 2
 
 
 def success(images: int) -> None:
-    """Print success, transfer and milliseconds per image for each generator, and what it reaches of PGD-40's."""
+    """Print success and transfer of each generator, and what it reaches of the searches'."""
     for name, (model, other, data) in SUBJECTS.items():
         generator, test = (
             wb.load_generator(f"sample:{name}"),

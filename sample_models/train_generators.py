@@ -88,7 +88,7 @@ RECIPES = {
 SEED = 0
 
 
-def train(recipe: Recipe, out: Path, name: str, advance: Callable[[int, str], object]) -> MultiTargetGenerator:
+def train(recipe: Recipe, out: Path, name: str, advance: Callable[[int, str], object]) -> None:
     """Train through all stages and write the generator; ``advance`` is called with the steps done and a note."""
     model = wb.load(f"sample:{recipe.model}")
     generator, before, seconds = None, 0, 0.0
@@ -103,7 +103,6 @@ def train(recipe: Recipe, out: Path, name: str, advance: Callable[[int, str], ob
     attacks.save_generator(generator, out / name, model=f"sample:{recipe.model}", seconds=round(seconds))
     for state in states:
         state.unlink()
-    return generator
 
 
 def measure(recipe: Recipe, generator: MultiTargetGenerator) -> GeneratorEvaluation:

@@ -111,12 +111,15 @@ def _check_budget(request: Request, transferred: bool = False) -> None:
 
 def _labels(model: VisionModel, photos: ImageSet) -> Tensor:
     """Return the true classes, or what the model answers where nobody knows them."""
+    return answers(model, photos.images) if photos.labels is None else photos.labels
+
+
+def answers(model: VisionModel, images: Tensor) -> Tensor:
+    """Return what the model answers to images ``(N, C, H, W)``, ``(N,)`` on the CPU."""
     import torch
 
-    if photos.labels is not None:
-        return photos.labels
     with torch.no_grad():
-        parts = torch.split(photos.images, 32)
+        parts = torch.split(images, 32)
         return torch.cat([model(part.to(model.device)).argmax(dim=1).cpu() for part in parts])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .attack_command import answers
 from .console import gently, print_json, print_notices, print_table, printable, progress_bar
 from .errors import OptionError
 from .typed import file_names, read_images
@@ -197,7 +198,7 @@ def attack(request: Use, target: int | None, load: Callable[[], VisionModel]) ->
             copies = image.expand(len(aims), -1, -1, -1)
             versions.append(generator(copies, aims, epsilon=request.epsilon, eight_bit=request.eight_bit))
     made = torch.stack(versions)
-    clean, seen = _seen(model, photos.images), _seen(model, made.flatten(0, 1)).view(len(photos), len(aims))
+    clean, seen = answers(model, photos.images), answers(model, made.flatten(0, 1)).view(len(photos), len(aims))
     labels = clean if photos.labels is None else photos.labels
     if folder is not None:
         _write(folder, photos, aims, made)
@@ -225,14 +226,6 @@ def attack(request: Use, target: int | None, load: Callable[[], VisionModel]) ->
     typer.echo(f"{words.share(int(reached.sum()), total)} versions are seen as the class wanted, where {budget}.")
     if folder is not None:
         typer.echo(printable(f"They are in {folder}/."))
-
-
-def _seen(model: VisionModel, images: Tensor) -> Tensor:
-    """Return what the model answers, ``(n,)``."""
-    import torch
-
-    with torch.no_grad():
-        return torch.cat([model(part.to(model.device)).argmax(1).cpu() for part in torch.split(images, 64)])
 
 
 def _named(model: VisionModel, classes: Tensor) -> str:

@@ -21,6 +21,7 @@ from .._session import Progress, ProgressCallback, Session
 from ..errors import AttackError
 from ..results import wilson
 from ..runner import attack
+from .attack import GENERATOR as ENTRY
 from .attack import check_same_classes
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .network import MultiTargetGenerator
 
-GENERATOR = "generator"
+GENERATOR = ENTRY.name
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -242,7 +242,7 @@ class MultiTargetGenerator(nn.Module):
         return rounded(found, x, torch.full((len(x),), epsilon or self.epsilon, device=x.device), "linf")
 
     def every(self, images: torch.Tensor, *, epsilon: float | None = None, eight_bit: bool = False) -> torch.Tensor:
-        """All K versions of every image: ``(N, C, H, W)`` → ``(N, K, C, H, W)``."""
+        """All K versions of every image: ``(N, C, H, W)`` → ``(N, K, C, H, W)``; arguments and errors as for calling it."""
         repeated = images.repeat_interleave(self.num_classes, 0)
         aims = torch.arange(self.num_classes, device=images.device).repeat(len(images))
         return self(repeated, aims, epsilon=epsilon, eight_bit=eight_bit).unflatten(0, (len(images), self.num_classes))

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._inputs import check_count
+from .._losses import margin
 from ..errors import AttackError
 from .network import MultiTargetGenerator
 from .views import view
@@ -33,9 +34,8 @@ def hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     Pairs that are won ask for nothing more, and all others for equally much.
     """
-    others = logits.scatter(1, targets.unsqueeze(1), -torch.inf).amax(1)
     spread = (logits.amax(1) - logits.amin(1)).detach()
-    return F.relu(others - logits.gather(1, targets.unsqueeze(1)).squeeze(1) + 0.1 * spread)
+    return F.relu(margin(logits, targets) + 0.1 * spread)
 
 
 def miss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Adversarial training on generated images, after "Once a MAN" (Han et al., ICCV 2019, section 3.4).
+"""Adversarial training on generated images, after "Once a MAN" (Han et al., ICCV 2019).
 
 Two networks in turn: the generator takes a step towards fooling the classifier as it is now, then the classifier a step
 towards the labels, on clean images and on the generator's. One adversarial image costs one pass of the generator, where PGD
